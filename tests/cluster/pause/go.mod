@@ -1,0 +1,3 @@
+module torchmodel.dev/cluster-pause
+
+go 1.26
