@@ -1,1 +1,36 @@
-//! The shim.
+//! The part of libtorch that tch does not bind, behind a safe API: method schemas and other static facts, calls with every
+//! kind of argument and result, tensors over memory that Rust owns.
+//!
+//! The only crate of the workspace with `unsafe` and C++ (`shim.h` is their border). Used by the runtime's torch engine and by
+//! tests that make models. Invariants: every fallible call returns [`Result`]; no C++ exception crosses; memory given to
+//! libtorch lives until its last alias is gone.
+
+mod error;
+mod ffi;
+mod module;
+mod schema;
+mod tensor;
+mod value;
+
+pub use error::{TorchError, TorchErrorKind};
+pub use module::{Module, define_module};
+pub use schema::{ArgumentSchema, Method, ModuleFacts, Sizes, Type};
+pub use tensor::{HostTensor, ScalarType, TensorBuffer, tensor_from_bytes, tensor_shape, tensor_to_device, tensor_to_host};
+pub use value::{Argument, Output, OutputValue};
+
+use error::check;
+
+/// Gives the calling thread a CUDA stream of its own on `device`, so that instances on one device overlap.
+pub fn use_own_stream(device: tch::Device) -> Result<(), TorchError> {
+    let index = device_index(device);
+    // SAFETY: the function takes no pointer but the error slot, which `check` provides.
+    unsafe { check(|error| ffi::shim_thread_use_stream(index, error)) }
+}
+
+/// libtorch's number of a device in the shim: -1 for the CPU, else the CUDA index.
+fn device_index(device: tch::Device) -> i32 {
+    match device {
+        tch::Device::Cuda(index) => i32::try_from(index).unwrap_or(i32::MAX),
+        _ => -1,
+    }
+}

@@ -1,0 +1,15 @@
+// What can be told about a module without running it.
+#pragma once
+#include <string>
+
+namespace torch::jit {
+struct Module;
+}
+
+namespace shim {
+
+// Methods with their schemas, parameter and buffer sizes, devices of constants, and for each method whether it writes to the
+// module's attributes (`is_stateful`) or to its own arguments (`mutates_inputs`). JSON; src/schema.rs has the shape.
+std::string describe(const torch::jit::Module &module);
+
+}  // namespace shim
