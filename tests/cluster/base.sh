@@ -14,8 +14,10 @@ need_root base.sh
 say "Making the Debian $SUITE base image (about a minute)"
 mkdir -p "$(dirname "$archive")"
 trap 'rm -f "$archive.new" "$archive.log"' EXIT
-# Nothing in a container reads manuals, translations or time zones; licences (copyright files) stay.
-mmdebstrap --variant=essential --include=ca-certificates,libstdc++6,libgcc-s1 \
+# Nothing in a container reads manuals and translations; licences (copyright files) stay.
+# shellcheck disable=SC2016 # $1 is mmdebstrap's
+mmdebstrap --format=tar --variant=essential --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
+	--include=ca-certificates,libstdc++6,libgcc-s1 \
 	--aptopt='APT::Install-Recommends "false"' \
 	--dpkgopt='path-exclude=/usr/share/man/*' \
 	--dpkgopt='path-exclude=/usr/share/info/*' \

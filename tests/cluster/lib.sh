@@ -17,7 +17,7 @@ LOGS=$CLUSTER/logs
 IMAGES=$REPO/target/images
 
 # Names what a checkout leaves visible outside its namespaces: one network link and some cgroup folders.
-ID=$(printf %s "$REPO" | sha256sum | cut -c1-6)
+ID=${TORCHMODEL_CLUSTER:-$(printf %s "$REPO" | sha256sum | cut -c1-6)} # set within the cluster, where paths differ
 LINK=tm-$ID
 CGROUP_PREFIX=torchmodel-$ID-node-
 
@@ -40,8 +40,9 @@ die() {
 # A clock for the lines that tell how long something took.
 now_ms() { date +%s%3N; }
 STARTED_MS=$(now_ms)
-elapsed() {
-	local ms=$(($(now_ms) - ${1:-$STARTED_MS}))
+elapsed() { elapsed_since "$STARTED_MS"; }
+elapsed_since() {
+	local ms=$(($(now_ms) - $1))
 	printf '%d.%d s' $((ms / 1000)) $((ms % 1000 / 100))
 }
 phase() { printf '[%7s] %s\n' "$(elapsed)" "$*"; }
@@ -58,18 +59,19 @@ base_hash() { hash_of "$SCRIPTS/base.sh"; }
 base_archive() { printf '%s/cluster/base-%s.tar' "$CACHE" "$(base_hash)"; }
 
 # One at a time: up, down, and the loading of images.
-lock() {
+lock() { # SECONDS_TO_WAIT
 	mkdir -p "$REPO/target"
 	exec 9>"$REPO/target/cluster.lock"
-	flock --wait "${1:-0}" 9 || die "another up.sh, down.sh or images.sh of this checkout is running"
+	flock --wait "$1" 9 || die "another up.sh, down.sh or images.sh of this checkout is running"
 }
 
 # Field 22 of /proc/PID/stat; the name before it may hold spaces, so count from the closing bracket.
 start_time() {
 	local stat
 	stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
-	set -- ${stat##*) }
-	printf %s "${20}"
+	local fields
+	read -ra fields <<<"${stat##*) }"
+	printf %s "${fields[19]}"
 }
 
 # record_process FILE PID, and the id again as long as that very process lives.
@@ -90,3 +92,26 @@ own_buildah() {
 		--runroot "$CACHE/cluster/buildah-run" --storage-driver overlay "$@"
 }
 size_of() { du --apparent-size -h -- "$1" | cut -f1; }
+
+# supervise NAME COMMAND...: keeps COMMAND running (inside the cluster); its output goes to logs/NAME.log.
+supervise() {
+	local name=$1
+	shift
+	{
+		while :; do
+			"$@" </dev/null &>>"/run/torchmodel/logs/$name.log" || true
+			printf '%s %s ended; started again in a second\n' "$(date +%T)" "$name" >>/run/torchmodel/logs/cluster.log
+			sleep 1
+		done
+	} &
+}
+
+# in_node N COMMAND...: runs a command where node N's containerd runs; its folders are the node's.
+in_node() {
+	local init
+	init=$(cluster_init) || die "the cluster is not running"
+	# shellcheck disable=SC2016 # expanded inside
+	nsenter --target "$init" --mount --pid --net bash -c '
+		export PATH=/run/torchmodel/bin:$PATH
+		pid=$(</run/torchmodel/node-$0.pid) && exec nsenter --target "$pid" --mount --net -- "$@"' "$@"
+}

@@ -15,7 +15,7 @@ build() {
 	local what=$1 source=$2 destination=$3 flags=$4 package=$5 total started pid
 	[[ ! -d $destination ]] || return 0
 	command -v go >/dev/null || die "building $what needs Go 1.26 or newer on the PATH"
-	grep -q "^ *k8s.io/kubernetes $KUBERNETES_VERSION" "$SCRIPTS/programs/go.mod" ||
+	grep -q "^[[:space:]]*k8s.io/kubernetes $KUBERNETES_VERSION" "$SCRIPTS/programs/go.mod" ||
 		die "programs.sh names Kubernetes $KUBERNETES_VERSION and programs/go.mod another"
 	mkdir -p "$(dirname "$destination")"
 	WORK=$(mktemp -d "$destination.building-XXXXXX")
@@ -33,12 +33,12 @@ build() {
 			sleep 1
 			kill -0 "$pid" 2>/dev/null || break
 		done
-		say "  $(elapsed "$started"): $(wc -l <"$WORK/log") of about $total packages compiled, $(find "$WORK/bin" -type f | wc -l) programs linked"
+		say "  $(elapsed_since "$started"): $(wc -l <"$WORK/log") of about $total packages compiled, $(find "$WORK/bin" -type f | wc -l) programs linked"
 	done
 	wait "$pid" || failed "$what" "$WORK/log"
 	[[ ! -e $WORK/bin/server ]] || mv "$WORK/bin/server" "$WORK/bin/etcd"
 	mv --no-target-directory "$WORK/bin" "$destination"
-	say "  $what: done in $(elapsed "$started"), $(du -sh "$destination" | cut -f1)"
+	say "  $what: done in $(elapsed_since "$started"), $(du -sh "$destination" | cut -f1)"
 	rm -rf "$WORK"
 }
 
