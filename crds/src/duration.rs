@@ -17,8 +17,14 @@ pub struct Duration(std::time::Duration);
 #[error("'{0}' is not a duration: write a number and a unit, such as 500us, 2ms, 1.5s, 10m or 1h30m")]
 pub struct ParseDurationError(String);
 
-const UNITS: [(&str, u64); 6] =
-    [("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000), ("ns", 1)];
+const UNITS: [(&str, u64); 6] = [
+    ("h", 3_600_000_000_000),
+    ("m", 60_000_000_000),
+    ("s", 1_000_000_000),
+    ("ms", 1_000_000),
+    ("us", 1_000),
+    ("ns", 1),
+];
 
 impl Duration {
     /// The same span in the standard library's type.

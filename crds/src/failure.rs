@@ -137,7 +137,9 @@ impl FailureReason {
             Self::WarmupFailed => "give spec.model.warmup.inputs values that the model accepts, or set iterations to 0",
             Self::ProbeFailed => "see the pod's log",
             Self::CrashLoop => "see the log of the pod's last container: kubectl logs --previous",
-            Self::ProgressDeadlineExceeded => "see lastFailure and the pods; raise spec.rollout.progressDeadline if it is only slow",
+            Self::ProgressDeadlineExceeded => {
+                "see lastFailure and the pods; raise spec.rollout.progressDeadline if it is only slow"
+            }
             Self::FieldConflict => "let one manager own the field; the message names the other",
         }
     }

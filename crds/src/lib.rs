@@ -9,16 +9,20 @@ mod crd;
 mod duration;
 mod failure;
 mod model;
+#[cfg(feature = "cel")]
+mod rules;
 mod spec;
 mod status;
 
-pub use crd::{crd, crd_yaml};
+pub use crd::{chart_yaml, crd, crd_yaml};
 pub use duration::{Duration, ParseDurationError};
 pub use failure::{Failure, FailurePhase, FailureReason};
 pub use model::{
     BatchingSpec, DataType, LimitsSpec, ModelSource, ModelSpec, OptimizeSpec, S3Spec, SecretReference, TensorSpec,
     VolumeSource, WarmupInput, WarmupSpec,
 };
+#[cfg(feature = "cel")]
+pub use rules::violations;
 pub use spec::{AcceleratorSpec, DrainSpec, RolloutSpec, RuntimeSpec, TorchModel, TorchModelSpec};
 pub use status::{ArtifactStatus, EndpointsStatus, LastFailure, TorchModelStatus};
 

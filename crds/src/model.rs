@@ -15,8 +15,11 @@ use crate::Duration;
 #[x_kube(
     validation = Rule::new("has(self.uri) != has(self.volume)").message("set exactly one of source.uri and source.volume"),
     validation = Rule::new("!has(self.uri) || self.uri.matches('^(s3|https|http)://')").message("source.uri must begin with s3://, https:// or http://"),
-    validation = Rule::new("!has(self.uri) || !self.uri.startsWith('http') || has(self.sha256)").message("source.sha256 is required for an http:// or https:// source: anyone on the way could change the file (sha256sum FILE prints it)"),
+    validation = Rule::new("!has(self.uri) || !self.uri.startsWith('s3://') || self.uri.matches('^s3://[^/?# ]+/[^/]')").message("source.uri must name a bucket and a key: s3://BUCKET/KEY"),
+    validation = Rule::new("!has(self.uri) || !self.uri.matches('^https?://') || self.uri.matches('^https?://[^/?#@ ]+/[^ ]+$')").message("source.uri must name a host and a path, without user name or password: https://HOST/PATH"),
+    validation = Rule::new("!has(self.uri) || !self.uri.matches('^https?://') || has(self.sha256)").message("source.sha256 is required for an http:// or https:// source: anyone on the way could change the file (sha256sum FILE prints it)"),
     validation = Rule::new("!has(self.sha256) || self.sha256.matches('^[0-9a-f]{64}$')").message("source.sha256 must be 64 lower-case hexadecimal digits, as sha256sum prints them"),
+    validation = Rule::new("!(has(self.credentials) || has(self.s3)) || (has(self.uri) && self.uri.startsWith('s3://'))").message("source.credentials and source.s3 apply to an s3:// source only"),
 )]
 pub struct ModelSource {
     /// URI of the TorchScript archive: `s3://BUCKET/KEY`, `https://…` or `http://…`. The pod itself fetches it.
@@ -40,8 +43,11 @@ pub struct ModelSource {
 }
 
 /// A file on a volume of the pod.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("self.path.matches('^[-A-Za-z0-9._@+=,]+(/[-A-Za-z0-9._@+=,]+)*$') && !self.path.matches('(^|/)[.][.]?(/|$)')").message("source.volume.path must be relative to the volume, without '.' or '..', of letters, digits and - . _ @ + = , /"),
+)]
 pub struct VolumeSource {
     /// Name of the PersistentVolumeClaim, in the TorchModel's namespace. It is mounted read-only.
     #[schemars(length(min = 1, max = 253))]
@@ -82,6 +88,11 @@ pub struct S3Spec {
 /// How the model is called and served. Every field may be left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("!has(self.inputs) || self.inputs.all(a, self.inputs.exists_one(b, b.name == a.name))").message("model.inputs must have different names"),
+    validation = Rule::new("!has(self.outputs) || self.outputs.all(a, self.outputs.exists_one(b, b.name == a.name))").message("model.outputs must have different names"),
+    validation = Rule::new("!has(self.name) || self.name.matches('^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$')").message("model.name must be of letters, digits and - _ . since it stands in the path of requests"),
+)]
 pub struct ModelSpec {
     /// Name in the inference protocol's paths. Default: the TorchModel's name, or the file's name without its extension.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -185,8 +196,11 @@ pub struct OptimizeSpec {
 }
 
 /// Inferences that must pass before the model is ready.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("!has(self.inputs) || self.inputs.all(a, self.inputs.exists_one(b, b.name == a.name))").message("model.warmup.inputs must have different names"),
+)]
 pub struct WarmupSpec {
     /// Inferences for each batch size. Default: 3. 0 turns warm-up off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -221,8 +235,11 @@ pub struct WarmupInput {
 }
 
 /// Limits on what waits. A request beyond them is refused at once, so that the client can go elsewhere.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("!has(self.requestTimeout) || (duration(self.requestTimeout) >= duration('1ms') && duration(self.requestTimeout) <= duration('24h'))").message("model.limits.requestTimeout must be between 1ms and 24h"),
+)]
 pub struct LimitsSpec {
     /// Most requests that wait for an instance. Default: 512. One more is answered 503 with Retry-After.
     #[serde(default, skip_serializing_if = "Option::is_none")]

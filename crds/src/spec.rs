@@ -24,8 +24,10 @@ use crate::{Duration, ModelSource, ModelSpec, TorchModelStatus};
     shortname = "tm",
     category = "all",
     namespaced,
+    doc = "A TorchScript model, served over the Open Inference Protocol (REST and gRPC) by pods that fetch, verify, load and warm it up before they take requests.",
     status = "TorchModelStatus",
     derive = "PartialEq",
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$')").message("metadata.name must be at most 63 lower-case letters, digits and '-', begin with a letter and not end with '-': the model's Service takes this name"),
     scale(
         spec_replicas_path = ".spec.replicas",
         status_replicas_path = ".status.replicas",
@@ -89,8 +91,11 @@ pub struct RuntimeSpec {
 }
 
 /// Accelerators for each pod.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("!has(self.resource) || self.resource.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$')").message("accelerator.resource must be an extended resource with its domain, such as nvidia.com/gpu"),
+)]
 pub struct AcceleratorSpec {
     /// Number of devices for each pod. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -102,12 +107,16 @@ pub struct AcceleratorSpec {
     pub resource: Option<String>,
     /// Labels that a node must have, such as `nvidia.com/gpu.product: NVIDIA-L4`. Left out: any node with the resource.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
     pub node_selector: BTreeMap<String, String>,
 }
 
 /// How a changed model replaces the running one: a new pod must be ready before an old one stops.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("!has(self.progressDeadline) || (duration(self.progressDeadline) >= duration('1s') && duration(self.progressDeadline) <= duration('24h'))").message("rollout.progressDeadline must be between 1s and 24h"),
+)]
 pub struct RolloutSpec {
     /// Time within which a rollout must make progress before it counts as failed. Default: 10m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,8 +124,11 @@ pub struct RolloutSpec {
 }
 
 /// How a pod stops.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(
+    validation = Rule::new("!has(self.timeout) || duration(self.timeout) <= duration('1h')").message("drain.timeout must be at most 1h"),
+)]
 pub struct DrainSpec {
     /// Time that requests in flight have to finish once the pod was told to stop. Default: 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]

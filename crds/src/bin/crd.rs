@@ -1,5 +1,14 @@
-//! Prints the CustomResourceDefinition; `make generate` redirects it into the files that are committed.
+//! Prints the CustomResourceDefinition; with `--write`, writes the two files that are committed: `crds/torchmodels.yaml` and the
+//! chart's template.
 
-fn main() {
-    print!("{}", torchmodel_crds::crd_yaml());
+use std::{env, fs, io, path::Path};
+
+fn main() -> io::Result<()> {
+    if env::args().nth(1).as_deref() != Some("--write") {
+        print!("{}", torchmodel_crds::crd_yaml());
+        return Ok(());
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    fs::write(folder.join("torchmodels.yaml"), torchmodel_crds::crd_yaml())?;
+    fs::write(folder.join("../charts/torchmodel/templates/crd.yaml"), torchmodel_crds::chart_yaml())
 }
