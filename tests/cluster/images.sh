@@ -71,7 +71,7 @@ build() {
 		tail -n 20 "$IMAGES/$target.log" >&2
 		die "building $reference failed"
 	}
-	own_buildah push --quiet --disable-compression --signature-policy "$SCRIPTS/policy.json" \
+	own_buildah push --quiet --signature-policy "$SCRIPTS/policy.json" \
 		"$reference" "oci-archive:$archive.new:$reference" 2>>"$IMAGES/$target.log"
 	mv "$archive.new" "$archive"
 	forget_older "$target" "$reference"

@@ -16,7 +16,7 @@ PKI=$RUN/pki
 
 # Folders of the machine, reachable by the same short path from here and from the nodes.
 mount --bind "$STATE" /mnt
-mkdir -p /mnt/{bin,versitygw,logs,scripts,etcd,s3}
+mkdir -p /mnt/{bin,versitygw,logs,scripts,etcd,s3,s3-accounts}
 mount --bind "$(programs_folder)" /mnt/bin
 mount --bind "$(versitygw_folder)" /mnt/versitygw
 mount --bind "$LOGS" /mnt/logs
@@ -28,6 +28,7 @@ umount --no-mtab --recursive /mnt
 for folder in /var/lib /var/log /tmp; do mount -t tmpfs tmpfs $folder; done
 cd /
 export PATH=$BIN:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1
 
 # The network: a bridge, the control plane and the S3 server on it, and one namespace for each node.
 ip link set lo up
@@ -61,7 +62,7 @@ done
 # shellcheck disable=SC1091 # written by up.sh
 source $RUN/s3.credentials
 export ROOT_ACCESS_KEY=$AWS_ACCESS_KEY_ID ROOT_SECRET_KEY=$AWS_SECRET_ACCESS_KEY
-supervise versitygw $RUN/versitygw/versitygw --port $NETWORK.1:7070 --region $S3_REGION posix $RUN/s3
+supervise versitygw $RUN/versitygw/versitygw --port $NETWORK.1:7070 --region $S3_REGION --iam-dir $RUN/s3-accounts posix $RUN/s3
 
 supervise etcd $BIN/etcd --data-dir $RUN/etcd --unsafe-no-fsync --log-level warn
 

@@ -65,12 +65,14 @@ lock() { # SECONDS_TO_WAIT
 	flock --wait "$1" 9 || die "another up.sh, down.sh or images.sh of this checkout is running"
 }
 
-# Field 22 of /proc/PID/stat; the name before it may hold spaces, so count from the closing bracket.
+# Field 22 of /proc/PID/stat; the name before it may hold spaces, so count from the closing bracket. A process that has
+# ended and that nobody has asked about yet (a zombie) counts as gone.
 start_time() {
 	local stat
 	stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
 	local fields
 	read -ra fields <<<"${stat##*) }"
+	[[ ${fields[0]} != Z ]] || return 1
 	printf %s "${fields[19]}"
 }
 
@@ -112,6 +114,6 @@ in_node() {
 	init=$(cluster_init) || die "the cluster is not running"
 	# shellcheck disable=SC2016 # expanded inside
 	nsenter --target "$init" --mount --pid --net bash -c '
-		export PATH=/run/torchmodel/bin:$PATH
+		export PATH=/run/torchmodel/bin:$PATH CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1
 		pid=$(</run/torchmodel/node-$0.pid) && exec nsenter --target "$pid" --mount --net -- "$@"' "$@"
 }

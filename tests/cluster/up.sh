@@ -23,7 +23,7 @@ main() {
 	lock 1
 	if cluster_top >/dev/null; then
 		local running
-		running=$(kubectl get nodes --output name 2>/dev/null | wc -l)
+		running=$(kubectl get nodes --output name 2>/dev/null | wc -l) || true
 		[[ $running -gt 0 ]] || die "the cluster runs but does not answer; see $LOGS, or run $SCRIPTS/down.sh"
 		say "The cluster is up already, with $running node(s)."
 		[[ $running -eq $NODES ]] || say "To have $NODES, run $SCRIPTS/down.sh first."
@@ -34,6 +34,7 @@ main() {
 	"$SCRIPTS/down.sh" --quiet --locked # what a killed run left
 	refuse_taken_addresses
 
+	exec 8>&2 # an interrupt may come while a command's output is thrown away
 	trap 'failed $?' EXIT
 	prepare
 	start
@@ -93,7 +94,7 @@ pause_image() {
 
 start() {
 	TORCHMODEL_CLUSTER=$ID setsid unshare --net --mount --pid --fork --kill-child --mount-proc --propagation private \
-		"$SCRIPTS/inside.sh" "$NODES" &>"$LOGS/cluster.log" </dev/null 9>&- &
+		"$SCRIPTS/inside.sh" "$NODES" &>"$LOGS/cluster.log" </dev/null 8>&- 9>&- &
 	local top=$! init='' n
 	disown $top
 	record_process "$CLUSTER/top.pid" $top
@@ -137,8 +138,8 @@ make_bucket() {
 
 failed() {
 	trap - EXIT
-	say "error: the cluster did not come up. The last lines of its logs, in $LOGS:" >&2
-	tail -n 5 "$LOGS"/*.log >&2 || true
+	say "error: the cluster did not come up. The last lines of its logs, in $LOGS:" >&8
+	tail -n 5 "$LOGS"/*.log >&8 || true
 	"$SCRIPTS/down.sh" --quiet --locked
 	exit "$(($1 == 0 ? 1 : $1))"
 }
