@@ -3,7 +3,7 @@
 # that Debian marks essential, the C++ runtime and the certificate authorities; no apt, no manuals, no package lists.
 # Elsewhere the Dockerfile takes the public Debian slim image. Kept as a tar in the cache.
 set -euo pipefail
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "$0")/lib.sh"
 
 SUITE=bookworm

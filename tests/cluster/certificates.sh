@@ -2,7 +2,7 @@
 # Writes the throw-away certificates, keys and kubeconfig files of one run of the local cluster.
 # Called by up.sh with the folder to write to and the number of nodes. Nothing of it outlives the run.
 set -euo pipefail
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "$0")/lib.sh"
 
 PKI=$1

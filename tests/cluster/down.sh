@@ -3,7 +3,7 @@
 # removes what outlives them: the link outside, cgroup folders, the state folder. Works after a crash, too; kills only a
 # process that up.sh recorded. Logs and built images stay. Options, for up.sh: --quiet, --locked (the caller has the lock).
 set -euo pipefail
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "$0")/lib.sh"
 
 quiet=

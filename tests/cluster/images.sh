@@ -4,7 +4,7 @@
 # and runtime. Writes target/cluster/images.env. An image's tag is made from what goes into it: a changed binary is a new
 # tag, so that pods never run an old image of the same name, and an unchanged one costs nothing.
 set -euo pipefail
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "$0")/lib.sh"
 
 FILES=$REPO/target/image

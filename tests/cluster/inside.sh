@@ -3,7 +3,7 @@
 # control plane, the S3 server and the nodes there. When it ends, by whatever cause, the kernel ends all of them.
 # Invariant: nothing outside changes. /run, /var/lib, /var/log and /tmp are private; files are kept in the state folder.
 set -euo pipefail
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "$0")/lib.sh"
 
 # util-linux would note some mounts in /run/mount, which is the machine's or not there yet.

@@ -87,11 +87,16 @@ recorded_process() {
 cluster_top() { recorded_process "$CLUSTER/top.pid"; }
 cluster_init() { recorded_process "$CLUSTER/init.pid"; }
 
-# buildah with a store of our own, in a mount namespace of its own: it leaves no mount behind.
+# buildah with a store of our own, in a mount namespace of its own: it leaves no mount behind, and what it would note in
+# /var/lib (the digests of compressed layers) goes into the cache as well.
 own_buildah() {
-	mkdir -p "$CACHE/cluster/buildah"
-	unshare --mount --propagation private buildah --root "$CACHE/cluster/buildah" \
-		--runroot "$CACHE/cluster/buildah-run" --storage-driver overlay "$@"
+	local store=$CACHE/cluster/buildah
+	mkdir -p "$store"/{store,run,var-lib,work}
+	# shellcheck disable=SC2016 # expanded inside
+	unshare --mount --propagation private bash -c '
+		store=$0
+		mount --no-mtab -t overlay -o "lowerdir=/var/lib,upperdir=$store/var-lib,workdir=$store/work" overlay /var/lib &&
+			exec buildah --root "$store/store" --runroot "$store/run" --storage-driver overlay "$@"' "$store" "$@"
 }
 size_of() { du --apparent-size -h -- "$1" | cut -f1; }
 

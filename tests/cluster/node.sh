@@ -3,7 +3,7 @@
 # namespace of its own, where they find the folders of an ordinary machine. Started by inside.sh with the node's number.
 # Invariant: kubelet finds the kernel settings it wants already "set", so it never writes the machine's own.
 set -euo pipefail
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "$0")/lib.sh"
 
 # util-linux would note some mounts in /run/mount, which is the machine's or not there yet.

@@ -2,7 +2,7 @@
 # Installs the Debian packages that the local cluster and the image build need, only those that are missing.
 # Prints what it would install, and the command, when it isn't root.
 set -euo pipefail
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "$0")/lib.sh"
 
 PACKAGES=(

@@ -3,7 +3,7 @@
 # (programs/go.mod), the S3 server (versitygw/go.mod) and the pause program. Each set is built once into a folder of the
 # cache that is named after its sources, and appears there only when complete.
 set -euo pipefail
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "$0")/lib.sh"
 
 KUBERNETES_VERSION=v1.37.2 # as in programs/go.mod; Go cannot stamp it by itself, and clients would see v0.0.0

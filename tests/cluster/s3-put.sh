@@ -2,7 +2,7 @@
 # Puts a file into the local cluster's S3 server, through its S3 API: s3-put.sh FILE KEY. With --bucket it makes the
 # bucket (up.sh does). The server and the credentials are those of target/cluster/s3.env.
 set -euo pipefail
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "$0")/lib.sh"
 
 [[ -r $CLUSTER/s3.env ]] || die "no $CLUSTER/s3.env: the cluster is not up"

@@ -3,7 +3,7 @@
 # one process in namespaces of its own. Writes target/cluster/kubeconfig and s3.env. Does nothing when it is up already.
 # Runs setup.sh first. On failure it says which log to read, and takes everything down again.
 set -euo pipefail
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "$0")/lib.sh"
 
 NODES=${NODES:-2}

@@ -2,7 +2,7 @@
 # Lists what a run of this checkout's local cluster or image build has left on the machine: processes, mounts, network
 # namespaces, links, routes, iptables rules, cgroup folders, state. Exits 1 when there is anything. Changes nothing.
 set -euo pipefail
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 source "$(dirname "$0")/lib.sh"
 
 need_root verify-clean.sh
