@@ -11,24 +11,30 @@ ARG BINARIES=builder
 
 FROM ${BUILDER_IMAGE} AS builder
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends python3-pip protobuf-compiler \
+ && apt-get install --yes --no-install-recommends python3-pip \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
 RUN make image-files
 
+FROM builder AS builder-operator
+FROM builder AS builder-runtime
 FROM builder AS builder-cuda
 RUN make image-files-cuda
 
-FROM scratch AS prebuilt
+FROM scratch AS prebuilt-operator
+COPY target/image/bin/torchmodel-operator /src/target/image/bin/
+
+FROM scratch AS prebuilt-runtime
 COPY target/image/lib/ /src/target/image/lib/
-COPY target/image/bin/ /src/target/image/bin/
+COPY target/image/bin/torchmodel-runtime /src/target/image/bin/
 
 FROM scratch AS prebuilt-cuda
 COPY target/image/lib-cuda/ /src/target/image/lib-cuda/
 
-FROM ${BINARIES} AS files
-FROM ${BINARIES}-cuda AS files-cuda
+FROM ${BINARIES}-operator AS operator-files
+FROM ${BINARIES}-runtime AS runtime-files
+FROM ${BINARIES}-cuda AS cuda-files
 
 # A non-root user by number, so that Kubernetes can see that it is none (runAsNonRoot). Nothing is written to the root
 # file system at run time.
@@ -42,24 +48,24 @@ USER 65532:65532
 WORKDIR /
 
 FROM base AS operator
-COPY --from=files /src/target/image/bin/torchmodel-operator /opt/torchmodel/bin/torchmodel-operator
+COPY --from=operator-files /src/target/image/bin/torchmodel-operator /opt/torchmodel/bin/torchmodel-operator
 LABEL org.opencontainers.image.title="torchmodel-operator" \
       org.opencontainers.image.description="Kubernetes operator that serves TorchScript models described by TorchModel resources"
 ENTRYPOINT ["/opt/torchmodel/bin/torchmodel-operator"]
 
 # libtorch changes far less often than the binary: it is a layer of its own, below.
 FROM base AS runtime
-COPY --from=files /src/target/image/lib/ /opt/torchmodel/lib/
-COPY --from=files /src/target/image/bin/torchmodel-runtime /opt/torchmodel/bin/torchmodel-runtime
+COPY --from=runtime-files /src/target/image/lib/ /opt/torchmodel/lib/
+COPY --from=runtime-files /src/target/image/bin/torchmodel-runtime /opt/torchmodel/bin/torchmodel-runtime
 LABEL org.opencontainers.image.title="torchmodel-runtime" \
       org.opencontainers.image.description="Inference runtime for TorchScript models, for CPUs"
 EXPOSE 8080 8081 8082
 ENTRYPOINT ["/opt/torchmodel/bin/torchmodel-runtime"]
 
 FROM base AS runtime-cuda
-COPY --from=files-cuda /src/target/image/lib-cuda/ /opt/torchmodel/lib/
-COPY --from=files /src/target/image/lib/ /opt/torchmodel/lib/
-COPY --from=files /src/target/image/bin/torchmodel-runtime /opt/torchmodel/bin/torchmodel-runtime
+COPY --from=cuda-files /src/target/image/lib-cuda/ /opt/torchmodel/lib/
+COPY --from=runtime-files /src/target/image/lib/ /opt/torchmodel/lib/
+COPY --from=runtime-files /src/target/image/bin/torchmodel-runtime /opt/torchmodel/bin/torchmodel-runtime
 # What asks the container toolkit for the driver's libraries.
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
