@@ -1,54 +1,105 @@
 //! What both protocols call: health, metadata and inference, with one set of checks for REST and gRPC.
+//!
+//! Invariant: nothing here knows a protocol; a fault is an [`InferError`] and each protocol maps it once.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use crate::{
     inference::{InferError, InferRequest, InferResponse, ModelMetadata, ServerMetadata},
-    repository::ModelRepository,
+    repository::{ModelRepository, ModelState},
 };
 
-/// The server's one operation set, cheap to clone.
+/// The server's one set of operations, cheap to clone.
 #[derive(Clone)]
 pub struct InferenceService {
     repository: Arc<ModelRepository>,
+    health: Arc<Health>,
+}
+
+#[derive(Default)]
+struct Health {
+    is_draining: AtomicBool,
+    is_dead: AtomicBool,
 }
 
 impl InferenceService {
+    /// Serves the models of `repository`.
+    #[must_use]
+    pub fn new(repository: Arc<ModelRepository>) -> Self {
+        Self { repository, health: Arc::default() }
+    }
+
+    /// From now on not ready, so that no new traffic is sent here; requests are still answered.
+    pub fn start_draining(&self) {
+        self.health.is_draining.store(true, Ordering::Release);
+    }
+
+    /// From now on not live: the process can only be restarted.
+    pub fn set_dead(&self) {
+        self.health.is_dead.store(true, Ordering::Release);
+    }
+
     /// Whether the process works at all.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        todo!()
+        !self.health.is_dead.load(Ordering::Acquire)
     }
 
     /// `Ok` when every model is loaded and warmed up and the server is not draining, else the reason.
     pub fn readiness(&self) -> Result<(), String> {
-        todo!()
+        if !self.is_live() {
+            return Err("the server failed and waits to be restarted".into());
+        }
+        if self.health.is_draining.load(Ordering::Acquire) {
+            return Err("the server is draining".into());
+        }
+        let models = self.repository.list();
+        if models.is_empty() {
+            return Err("no model is loaded yet".into());
+        }
+        for (name, state) in models {
+            match state {
+                ModelState::Ready(_) => {}
+                ModelState::Loading => return Err(format!("model '{name}' is loading")),
+                ModelState::Failed(failure) => return Err(format!("model '{name}' failed: {}", failure.reason)),
+                ModelState::Unloading => return Err(format!("model '{name}' is being unloaded")),
+            }
+        }
+        Ok(())
     }
 
     /// Facts about the server.
     #[must_use]
     pub fn server_metadata(&self) -> ServerMetadata {
-        todo!()
+        ServerMetadata {
+            name: "torchmodel-runtime".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            extensions: vec!["binary_tensor_data".into(), "parameters".into()],
+        }
     }
 
-    /// Names of the models that this server knows.
+    /// Names of the models that this server knows, ready or not.
     #[must_use]
     pub fn model_names(&self) -> Vec<String> {
-        todo!()
+        self.repository.list().into_iter().map(|(name, _)| name).collect()
     }
 
-    /// `Ok` when this model (and version) is ready; `NotFound` or `NotReady` otherwise.
-    pub fn model_readiness(&self, _model: &str, _version: Option<&str>) -> Result<(), InferError> {
-        todo!()
+    /// `Ok` when this model (and version) is ready; `NotFound`, `NotReady` or `InvalidRequest` otherwise.
+    pub fn model_readiness(&self, model: &str, version: Option<&str>) -> Result<(), InferError> {
+        self.repository.get(model, version).map(drop)
     }
 
-    /// Facts about a model.
-    pub fn model_metadata(&self, _model: &str, _version: Option<&str>) -> Result<ModelMetadata, InferError> {
-        todo!()
+    /// Facts about a model. Errors: as [`Self::model_readiness`].
+    pub fn model_metadata(&self, model: &str, version: Option<&str>) -> Result<ModelMetadata, InferError> {
+        Ok(self.repository.get(model, version)?.metadata())
     }
 
     /// Checks the request against the model's signature, queues it and waits for the answer or the deadline.
-    pub async fn infer(&self, _request: InferRequest) -> Result<InferResponse, InferError> {
-        todo!()
+    pub async fn infer(&self, request: InferRequest) -> Result<InferResponse, InferError> {
+        let model = self.repository.get(&request.model, request.version.as_deref())?;
+        model.infer(request).await
     }
 }

@@ -57,6 +57,7 @@ unsafe extern "C" {
     ) -> c_int;
     pub fn shim_module_free(module: *mut ShimModule);
     pub fn shim_module_deepcopy(module: *const ShimModule, out: *mut *mut ShimModule, error: *mut ShimError) -> c_int;
+    pub fn shim_module_share(module: *const ShimModule, out: *mut *mut ShimModule, error: *mut ShimError) -> c_int;
     pub fn shim_module_freeze(
         module: *const ShimModule,
         method: *const c_char,

@@ -5,6 +5,7 @@
 //! tests that make models. Invariants: every fallible call returns [`Result`]; no C++ exception crosses; memory given to
 //! libtorch lives until its last alias is gone.
 
+mod cuda;
 mod error;
 mod ffi;
 mod module;
@@ -12,6 +13,7 @@ mod schema;
 mod tensor;
 mod value;
 
+pub use cuda::load_cuda;
 pub use error::{TorchError, TorchErrorKind};
 pub use module::{Module, define_module};
 pub use schema::{ArgumentSchema, Method, ModuleFacts, Sizes, Type};

@@ -50,6 +50,19 @@ impl Module {
         unsafe { Self::made(|out, error| ffi::shim_module_deepcopy(self.handle, out, error)) }
     }
 
+    /// A second handle on the same weights, for another thread: libtorch runs a module without state on many threads at once.
+    ///
+    /// Errors: `Argument` when any method may write to the module's attributes.
+    pub fn share(&self) -> Result<Self, TorchError> {
+        if let Some(method) = self.describe()?.methods.iter().find(|method| method.is_stateful) {
+            let text = format!("method '{}' writes to the module's attributes, so the module cannot be shared", method.name);
+            return Err(TorchError::argument(text));
+        }
+        // SAFETY: the handle is alive as long as `self`. Both handles reach the same weights, which nothing writes to, as just
+        // checked; running a method reads them alone.
+        unsafe { Self::made(|out, error| ffi::shim_module_share(self.handle, out, error)) }
+    }
+
     /// The module with its weights folded into `method`'s graph (`torch.jit.freeze`).
     pub fn freeze(&self, method: &str) -> Result<Self, TorchError> {
         let method = CString::new(method)?;

@@ -224,6 +224,10 @@ int shim_module_deepcopy(const ShimModule *module, ShimModule **out, ShimError *
   });
 }
 
+int shim_module_share(const ShimModule *module, ShimModule **out, ShimError *error) {
+  return guarded(error, SHIM_ERROR_TORCH, [&] { *out = new ShimModule{module->module}; });
+}
+
 int shim_module_freeze(const ShimModule *module, const char *method, ShimModule **out, ShimError *error) {
   return guarded(error, SHIM_ERROR_TORCH, [&] {
     c10::InferenceMode guard;

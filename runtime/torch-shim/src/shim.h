@@ -64,6 +64,8 @@ int shim_module_load(const char *path, int device, ShimModule **out, ShimError *
 void shim_module_free(ShimModule *module);
 // A copy with weights and attributes of its own that shares compiled code.
 int shim_module_deepcopy(const ShimModule *module, ShimModule **out, ShimError *error);
+// A second handle on the same weights and attributes. Only for modules without state: two threads may then run them at once.
+int shim_module_share(const ShimModule *module, ShimModule **out, ShimError *error);
 // `torch.jit.freeze` with `method` kept.
 int shim_module_freeze(const ShimModule *module, const char *method, ShimModule **out, ShimError *error);
 // Facts about the module and its methods, as JSON; src/schema.rs has the shape.

@@ -1,0 +1,303 @@
+//! From text to a checked configuration: a TorchModel manifest, a model configuration file, or a bare archive.
+//!
+//! Called once by `serve`. Both texts hold the same two parts, `source` and `model` (types of torchmodel-crds); here every
+//! default becomes a value. Invariant: a [`ModelConfig`] needs no further defaults, and what it contradicts was refused with the
+//! field's name.
+
+use std::{path::Path, time::Duration};
+
+use serde::Deserialize;
+use torchmodel_crds::{
+    Failure, FailurePhase, FailureReason, ModelSource, ModelSpec, TensorSpec, TorchModel, WarmupInput,
+};
+
+/// Most requests that wait, where the configuration says nothing.
+pub const DEFAULT_MAX_QUEUE: usize = 512;
+/// Longest time from arrival to answer, where the configuration says nothing.
+pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Warm-up inferences for each batch size, where the configuration says nothing. TorchScript's profiling executor settles
+/// after its second run.
+pub const DEFAULT_WARMUP_ITERATIONS: u32 = 3;
+
+/// Why a configuration is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The text is not YAML, or not of the expected form.
+    #[error("reading {file}: {source}")]
+    Parse {
+        /// Where the text came from.
+        file: String,
+        /// What serde says, with line and field.
+        source: serde_yaml::Error,
+    },
+    /// The text reads, but asks for something impossible.
+    #[error("{file}: {message}")]
+    Invalid {
+        /// Where the text came from.
+        file: String,
+        /// The field and what is wrong with it.
+        message: String,
+    },
+}
+
+impl ConfigError {
+    /// The failure to report.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        let message = match self {
+            Self::Parse { file, source } => format!("reading {file}: {source}"),
+            Self::Invalid { .. } => self.to_string(),
+        };
+        Failure::new(FailurePhase::Configure, FailureReason::SpecInvalid, message)
+    }
+}
+
+/// Batching, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batching {
+    /// Most rows in one execution, at least 1.
+    pub max_batch_size: u64,
+    /// How long the first request may wait for company.
+    pub max_delay: Duration,
+}
+
+/// Warm-up, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warmup {
+    /// Inferences for each batch size; 0 for none.
+    pub iterations: u32,
+    /// Batch sizes to run, each at least 1.
+    pub batch_sizes: Vec<u32>,
+    /// Shapes and values, by input.
+    pub inputs: Vec<WarmupInput>,
+}
+
+/// How a model is called and served, every default filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelConfig {
+    /// Name in the protocol.
+    pub name: String,
+    /// Method that answers.
+    pub method: String,
+    /// Declared inputs.
+    pub inputs: Vec<TensorSpec>,
+    /// Declared outputs.
+    pub outputs: Vec<TensorSpec>,
+    /// Batching, if requests carry a batch dimension.
+    pub batching: Option<Batching>,
+    /// Instances on the device.
+    pub instances: usize,
+    /// Whether to freeze.
+    pub freeze: bool,
+    /// Threads inside one operator; `None` for a share of the CPUs.
+    pub intra_op_threads: Option<u32>,
+    /// Warm-up.
+    pub warmup: Warmup,
+    /// Most requests that wait.
+    pub max_queue: usize,
+    /// Longest time from arrival to answer.
+    pub request_timeout: Duration,
+}
+
+/// What `serve` was given, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServeConfig {
+    /// Where the artifact comes from.
+    pub source: ModelSource,
+    /// How to serve it.
+    pub model: ModelConfig,
+}
+
+/// A model configuration file: what a TorchModel's spec says of the model, without Kubernetes.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigFile {
+    source: ModelSource,
+    #[serde(default)]
+    model: Option<ModelSpec>,
+}
+
+#[derive(Deserialize)]
+struct TypeMeta {
+    kind: Option<String>,
+}
+
+impl ServeConfig {
+    /// Reads a TorchModel manifest (one of possibly several YAML documents) or a model configuration from `text`; `file` names it
+    /// in errors and gives the model its name where nothing else does.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        let shown = file.display().to_string();
+        let parse_error = |source| ConfigError::Parse { file: shown.clone(), source };
+        let invalid = |message: String| ConfigError::Invalid { file: shown.clone(), message };
+        let mut found = Vec::new();
+        for document in serde_yaml::Deserializer::from_str(text) {
+            let value = serde_yaml::Value::deserialize(document).map_err(parse_error)?;
+            if value.is_null() {
+                continue;
+            }
+            match TypeMeta::deserialize(&value).map_err(parse_error)?.kind.as_deref() {
+                Some("TorchModel") => {
+                    let object: TorchModel = serde_yaml::from_value(value).map_err(parse_error)?;
+                    found.push((object.metadata.name, object.spec.source, object.spec.model));
+                }
+                Some(_) => {}
+                None => {
+                    let config: ConfigFile = serde_yaml::from_value(value).map_err(parse_error)?;
+                    found.push((None, config.source, config.model));
+                }
+            }
+        }
+        let count = found.len();
+        let (name, source, model) = match (found.pop(), count) {
+            (Some(only), 1) => only,
+            (Some(_), _) => {
+                return Err(invalid(format!("it holds {count} TorchModels; the runtime serves one: split the file")));
+            }
+            (None, _) => {
+                return Err(invalid(
+                    "it holds no TorchModel and no model configuration (with the keys `source` and `model`)".into(),
+                ));
+            }
+        };
+        let name = name.or_else(|| file_stem(file));
+        let model = ModelConfig::check(&model.unwrap_or_default(), name).map_err(invalid)?;
+        Ok(Self { source, model })
+    }
+
+    /// A bare archive, with everything else derived.
+    pub fn for_archive(path: &Path) -> Result<Self, ConfigError> {
+        let invalid = |message| ConfigError::Invalid { file: path.display().to_string(), message };
+        let source = ModelSource { uri: Some(format!("file://{}", path.display())), ..ModelSource::default() };
+        let model = ModelConfig::check(&ModelSpec::default(), file_stem(path)).map_err(invalid)?;
+        Ok(Self { source, model })
+    }
+}
+
+fn file_stem(path: &Path) -> Option<String> {
+    path.file_stem().map(|stem| stem.to_string_lossy().into_owned())
+}
+
+impl ModelConfig {
+    /// Fills in the defaults. `name` is what the model is called when `spec.name` says nothing.
+    pub fn check(spec: &ModelSpec, name: Option<String>) -> Result<Self, String> {
+        let name = spec.name.clone().or(name).filter(|name| !name.is_empty());
+        let name = name.ok_or("model.name is missing and nothing else names the model")?;
+        if name.contains(['/', '\0']) {
+            return Err(format!("model.name '{name}' must not contain '/' or NUL"));
+        }
+        unique(spec.inputs.iter().map(|input| &input.name), "model.inputs")?;
+        unique(spec.outputs.iter().map(|output| &output.name), "model.outputs")?;
+        check_shapes(&spec.inputs, "model.inputs")?;
+        check_shapes(&spec.outputs, "model.outputs")?;
+        let limits = spec.limits.clone().unwrap_or_default();
+        let optimize = spec.optimize.clone().unwrap_or_default();
+        let batching = spec.batching.as_ref().map(|batching| Batching {
+            max_batch_size: u64::from(batching.max_batch_size.max(1)),
+            max_delay: batching.max_delay.map_or(Duration::ZERO, torchmodel_crds::Duration::get),
+        });
+        Ok(Self {
+            name,
+            method: spec.method.clone().unwrap_or_else(|| "forward".into()),
+            inputs: spec.inputs.clone(),
+            outputs: spec.outputs.clone(),
+            batching,
+            instances: spec.instances.map_or(1, |count| usize::try_from(count.max(1)).unwrap_or(1)),
+            freeze: optimize.freeze.unwrap_or(false),
+            intra_op_threads: optimize.intra_op_threads,
+            warmup: check_warmup(spec, batching)?,
+            max_queue: limits.max_queue.map_or(DEFAULT_MAX_QUEUE, |most| usize::try_from(most).unwrap_or(usize::MAX)),
+            request_timeout: limits.request_timeout.map_or(DEFAULT_REQUEST_TIMEOUT, torchmodel_crds::Duration::get),
+        })
+    }
+}
+
+fn check_warmup(spec: &ModelSpec, batching: Option<Batching>) -> Result<Warmup, String> {
+    let warmup = spec.warmup.clone().unwrap_or_default();
+    unique(warmup.inputs.iter().map(|input| &input.name), "model.warmup.inputs")?;
+    let most = batching.map_or(1, |batching| batching.max_batch_size);
+    if let Some(size) = warmup.batch_sizes.iter().find(|size| u64::from(**size) > most || **size == 0) {
+        return Err(format!("model.warmup.batchSizes holds {size}, which is not between 1 and maxBatchSize ({most})"));
+    }
+    let mut batch_sizes = warmup.batch_sizes;
+    if batch_sizes.is_empty() {
+        batch_sizes.push(1);
+        batch_sizes.extend(u32::try_from(most).ok().filter(|most| *most > 1));
+    }
+    Ok(Warmup {
+        iterations: warmup.iterations.unwrap_or(DEFAULT_WARMUP_ITERATIONS),
+        batch_sizes,
+        inputs: warmup.inputs,
+    })
+}
+
+fn check_shapes(tensors: &[TensorSpec], field: &str) -> Result<(), String> {
+    for tensor in tensors {
+        if tensor.shape.as_ref().is_some_and(|shape| shape.iter().any(|dim| *dim < -1)) {
+            return Err(format!("{field}: the shape of '{}' has a dimension below -1", tensor.name));
+        }
+    }
+    Ok(())
+}
+
+fn unique<'a>(names: impl Iterator<Item = &'a String>, field: &str) -> Result<(), String> {
+    let mut seen = std::collections::BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(format!("{field} names '{name}' twice"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<ServeConfig, String> {
+        ServeConfig::parse(text, Path::new("dir/vad.yaml")).map_err(|error| error.failure().message)
+    }
+
+    const MANIFEST: &str = "apiVersion: serving.torchmodel.dev/v1alpha1\nkind: TorchModel\nmetadata: {name: resnet}\nspec:\n  source: {uri: 's3://b/k.pt'}\n  replicas: 2\n";
+
+    #[test]
+    fn a_manifest_and_a_configuration_give_the_same() {
+        let manifest = parse(MANIFEST).unwrap();
+        let config = parse("source: {uri: 's3://b/k.pt'}\nmodel: {name: resnet}\n").unwrap();
+        assert_eq!(manifest, config);
+        assert_eq!((manifest.model.name.as_str(), manifest.model.method.as_str()), ("resnet", "forward"));
+        assert_eq!(parse("source: {uri: 's3://b/k.pt'}\n").unwrap().model.name, "vad");
+    }
+
+    #[test]
+    fn other_documents_of_a_manifest_file_are_passed_over() {
+        let text = format!("# a comment\n---\napiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\n---\n{MANIFEST}");
+        assert_eq!(parse(&text).unwrap().model.name, "resnet");
+        let twice = parse(&format!("{MANIFEST}---\n{MANIFEST}")).unwrap_err();
+        assert!(twice.contains("holds 2 TorchModels"), "{twice}");
+        assert!(parse("kind: Secret\n").unwrap_err().contains("holds no TorchModel"));
+    }
+
+    #[test]
+    fn every_default_is_a_value_afterwards() {
+        let model = parse("source: {uri: 's3://b/k.pt'}\nmodel: {batching: {maxBatchSize: 8}}\n").unwrap().model;
+        assert_eq!(model.batching, Some(Batching { max_batch_size: 8, max_delay: Duration::ZERO }));
+        assert_eq!(model.warmup, Warmup { iterations: 3, batch_sizes: vec![1, 8], inputs: vec![] });
+        assert_eq!((model.max_queue, model.request_timeout, model.instances), (512, Duration::from_secs(60), 1));
+    }
+
+    #[test]
+    fn refuses_what_cannot_be_and_names_the_field() {
+        for (model, expected) in [
+            ("{inputs: [{name: a}, {name: a}]}", "model.inputs names 'a' twice"),
+            ("{inputs: [{name: a, shape: [-2]}]}", "the shape of 'a' has a dimension below -1"),
+            ("{name: 'a/b'}", "must not contain '/'"),
+            ("{warmup: {batchSizes: [4]}}", "model.warmup.batchSizes holds 4"),
+            ("{inputs: [{name: a, datatype: FLOAT}]}", "unknown variant `FLOAT`"),
+            ("{maxBatchSize: 4}", "unknown field `maxBatchSize`"),
+            ("{batching: {maxBatchSize: 4, maxDelay: 5}}", "'5' is not a duration"),
+        ] {
+            let message = parse(&format!("source: {{uri: 's3://b/k.pt'}}\nmodel: {model}\n")).unwrap_err();
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+}
