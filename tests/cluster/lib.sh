@@ -10,7 +10,7 @@ unset KUBECONFIG
 
 SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 REPO=$(cd "$SCRIPTS/../.." && pwd -P)
-CACHE=${TORCHMODEL_CACHE:-$REPO/target/cache}
+CACHE=$(realpath --canonicalize-missing "${TORCHMODEL_CACHE:-$REPO/target/cache}")
 CLUSTER=$REPO/target/cluster
 STATE=$CLUSTER/state
 LOGS=$CLUSTER/logs

@@ -38,10 +38,10 @@ main() {
 	trap 'failed $?' EXIT
 	prepare
 	start
-	wait_for "the API server" 60 kubectl get --raw /readyz
+	wait_for "API server ready" 60 kubectl get --raw /readyz
 	make_bucket
 	wait_for "$NODES node(s) Ready" 120 nodes_are_ready
-	wait_for "default service account" 30 kubectl get serviceaccount default
+	wait_for "controllers at work" 30 kubectl get serviceaccount default
 	trap - EXIT
 	say "The cluster is up, after $(elapsed)."
 	tell_how_to_use
@@ -119,11 +119,11 @@ wait_for() {
 	local what=$1 deadline=$(($(now_ms) + $2 * 1000))
 	shift 2
 	until "$@" &>/dev/null; do
-		cluster_top >/dev/null || die "the cluster ended while waiting for $what"
-		[[ $(now_ms) -lt $deadline ]] || die "waited in vain for $what"
+		cluster_top >/dev/null || die "the cluster ended before: $what"
+		[[ $(now_ms) -lt $deadline ]] || die "waited in vain for: $what"
 		sleep 0.2
 	done
-	phase "$what: yes"
+	phase "$what"
 }
 
 nodes_are_ready() {
@@ -131,7 +131,7 @@ nodes_are_ready() {
 }
 
 make_bucket() {
-	wait_for "the S3 server" 30 curl --silent --output /dev/null $S3_ENDPOINT
+	wait_for "S3 server answers" 30 curl --silent --output /dev/null $S3_ENDPOINT
 	"$SCRIPTS/s3-put.sh" --bucket
 	phase "bucket $S3_BUCKET made"
 }
