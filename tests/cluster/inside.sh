@@ -33,7 +33,8 @@ export CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1
 # The network: a bridge, the control plane and the S3 server on it, and one namespace for each node.
 ip link set lo up
 sysctl --quiet --write net.ipv4.ip_forward=1 net.ipv6.conf.all.disable_ipv6=1
-ip link add fab0 type bridge
+# An address of its own: by default a bridge takes the lowest of its ports', and the others go on sending to the former.
+ip link add fab0 address 02:00:ac:1e:00:01 type bridge
 ip address add $NETWORK.1/24 dev fab0
 ip link set fab0 up
 # The other end is up.sh's: the only way in.
@@ -82,7 +83,7 @@ supervise kube-apiserver $BIN/kube-apiserver \
 	--requestheader-extra-headers-prefix=X-Remote-Extra- \
 	--proxy-client-cert-file=$PKI/front-proxy.crt --proxy-client-key-file=$PKI/front-proxy.key
 
-while ! curl --silent --fail --cacert $PKI/ca.crt --cert $PKI/admin.crt --key $PKI/admin.key \
+while ! curl --silent --fail --max-time 5 --cacert $PKI/ca.crt --cert $PKI/admin.crt --key $PKI/admin.key \
 	--output /dev/null $API/readyz; do sleep 0.1; done
 
 # Short periods for the autoscaler: its tests shall not take a quarter of an hour.

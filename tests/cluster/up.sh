@@ -131,7 +131,7 @@ nodes_are_ready() {
 }
 
 make_bucket() {
-	wait_for "S3 server answers" 30 curl --silent --output /dev/null $S3_ENDPOINT
+	wait_for "S3 server answers" 30 curl --silent --max-time 5 --output /dev/null $S3_ENDPOINT
 	"$SCRIPTS/s3-put.sh" --bucket
 	phase "bucket $S3_BUCKET made"
 }
