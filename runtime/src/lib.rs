@@ -3,16 +3,57 @@
 //! Bytes → `rest|grpc` decode → [`inference::InferRequest`] → [`service::InferenceService`] → [`model::Model`] →
 //! [`scheduler::Scheduler`] → [`engine::Engine`] → split → [`inference::InferResponse`] → encode. ARCHITECTURE.md has the map.
 
+pub mod args;
 pub mod artifact;
 pub mod batcher;
+mod command;
 pub mod config;
 pub mod engine;
+pub mod grpc;
 pub mod inference;
+#[cfg(feature = "torch")]
+pub mod inspect;
 pub mod metrics;
 pub mod model;
+pub mod protocol;
 pub mod repository;
+pub mod rest;
 pub mod scheduler;
+pub mod serve;
+pub mod server;
 pub mod service;
 pub mod signature;
 mod split;
+pub mod telemetry;
 pub mod tensor;
+
+use std::process::ExitCode;
+
+use torchmodel_crds::Failure;
+
+use args::{Arguments, Command};
+
+/// Runs the program: the exit status is 0, or 1 after a failure that the log explains.
+#[must_use]
+pub fn run(arguments: Arguments) -> ExitCode {
+    if let Err(error) = telemetry::init(arguments.log_format, &arguments.log) {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    let termination_message = match &arguments.command {
+        Command::Serve(serve) => Some(serve.termination_message.clone()),
+        Command::Inspect(_) | Command::Pull(_) => None,
+    };
+    match command::run(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            serve::report(&failure, termination_message.as_deref());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A failure of the program itself rather than of a model.
+fn internal(message: String) -> Failure {
+    Failure::new(torchmodel_crds::FailurePhase::Configure, torchmodel_crds::FailureReason::SpecInvalid, message)
+}

@@ -1,3 +1,10 @@
-//! Entry point of the runtime.
+//! Entry point of `torchmodel-runtime`.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use torchmodel_runtime::{args::Arguments, run};
+
+fn main() -> ExitCode {
+    run(Arguments::parse())
+}

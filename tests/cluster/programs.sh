@@ -57,3 +57,7 @@ find "$CACHE/cluster" -maxdepth 1 -name '*.building-*' -mmin +180 -exec rm -rf {
 build "Kubernetes, etcd, containerd and helm" "$SCRIPTS/programs" "$(programs_folder)" "$STAMP" tool
 build "versitygw (S3 server)" "$SCRIPTS/versitygw" "$(versitygw_folder)" "" tool
 build "pause" "$SCRIPTS/pause" "$(pause_folder)" "" .
+
+# One folder with all of them, for tests that start single programs themselves.
+mkdir -p "$REPO/target/programs"
+ln -sf "$(programs_folder)"/* "$(versitygw_folder)"/* "$REPO/target/programs/"

@@ -1,0 +1,121 @@
+# Everything that a person or CI does here. `make` alone lists the targets.
+#
+# Whatever is downloaded or built once goes to target/cache, or to TORCHMODEL_CACHE, a folder that outlives `git clean`.
+
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+export CARGO_TERM_PROGRESS_WHEN ?= never
+CARGO := cargo
+IMAGE := target/image
+RELEASE := target/release
+
+# say TEXT: a line that stands out, with the time since `make` began.
+START := $(shell date +%s)
+say = printf '\n=== [%d:%02d] %s\n' $$((($$(date +%s) - $(START)) / 60)) $$((($$(date +%s) - $(START)) % 60)) "$(1)"
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# --- What a newcomer runs --------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: runtime demo-files ## Serve a real model on this machine and ask it about real sound
+	@examples/demo.sh
+
+.PHONY: cluster-demo
+cluster-demo: ## The same on a real Kubernetes cluster, which it starts and removes again (root)
+	@$(MAKE) cluster-up images demo-files
+	@examples/cluster-demo.sh
+
+.PHONY: test
+test: lint test-code test-cluster ## Everything that CI checks: lints, unit, integration and end-to-end tests (root)
+	@$(call say,all of make test passed)
+
+# --- Building --------------------------------------------------------------------------------------------------------
+
+.PHONY: libtorch
+libtorch: ## Fetch libtorch (pinned and checksummed wheels) into target/libtorch
+	@runtime/torch-shim/libtorch.sh cpu
+
+.PHONY: runtime
+runtime: libtorch ## Build the runtime for release
+	@$(call say,building the runtime (the first time about 8 minutes on two cores))
+	@$(CARGO) build --release --locked -p torchmodel-runtime
+
+.PHONY: image-files
+image-files: libtorch ## Build what the images hold into target/image
+	@$(call say,building operator and runtime for release (the first time about 10 minutes on two cores))
+	@$(CARGO) build --release --locked -p torchmodel-operator -p torchmodel-runtime
+	@mkdir -p $(IMAGE)/bin $(IMAGE)/lib
+	@install -C -m 755 $(RELEASE)/torchmodel-operator $(RELEASE)/torchmodel-runtime $(IMAGE)/bin/
+	@install -C -m 644 target/libtorch/lib/* $(IMAGE)/lib/
+
+.PHONY: image-files-cuda
+image-files-cuda: image-files ## The same with the CUDA libraries
+	@runtime/torch-shim/libtorch.sh cuda
+	@mkdir -p $(IMAGE)/lib-cuda
+	@install -C -m 644 target/libtorch-cuda/lib/* $(IMAGE)/lib-cuda/
+
+.PHONY: images
+images: image-files ## Build the images of operator and runtime; load them into the local cluster if it runs (root)
+	@tests/cluster/images.sh operator runtime
+
+.PHONY: image-cuda
+image-cuda: image-files-cuda ## Build the image of the runtime with CUDA (root)
+	@tests/cluster/images.sh runtime-cuda
+
+.PHONY: demo-files
+demo-files: ## Fetch the demo's model, sounds and client
+	@examples/fetch.sh
+
+.PHONY: generate
+generate: libtorch ## Write the generated files: CRD, chart copy, lists of flags and metrics
+	@$(CARGO) run --quiet -p torchmodel-crds --bin crd > crds/torchmodels.yaml
+	@TORCHMODEL_GENERATE=1 $(CARGO) test --quiet -p torchmodel-crds -p torchmodel-operator -p torchmodel-runtime generated
+
+# --- The local cluster -----------------------------------------------------------------------------------------------
+
+.PHONY: cluster-programs
+cluster-programs: ## Build Kubernetes, containerd, helm and the S3 server (the first time 13 minutes)
+	@tests/cluster/packages.sh
+	@tests/cluster/programs.sh
+
+.PHONY: cluster-up
+cluster-up: ## Start a real Kubernetes cluster of two nodes, and an S3 server, as one process (root)
+	@tests/cluster/up.sh
+
+.PHONY: cluster-down
+cluster-down: ## End it, leaving nothing behind (root)
+	@tests/cluster/down.sh
+	@tests/cluster/verify-clean.sh
+
+# --- Testing ---------------------------------------------------------------------------------------------------------
+
+.PHONY: lint
+lint: libtorch ## Format, lints (clippy pedantic, no warnings), builds without libtorch
+	@$(call say,format)
+	@$(CARGO) fmt --all --check
+	@$(call say,lints)
+	@$(CARGO) clippy --quiet --locked --workspace --all-targets -- -D warnings
+	@$(CARGO) clippy --quiet --locked -p torchmodel-runtime --no-default-features --all-targets -- -D warnings
+	@$(call say,documentation)
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --locked --workspace --no-deps
+
+.PHONY: test-code
+test-code: libtorch cluster-programs demo-files ## Unit and integration tests, with a real API server and a real S3 server
+	@$(call say,unit and integration tests)
+	@$(CARGO) test --locked --workspace
+
+.PHONY: test-cluster
+test-cluster: demo-files ## End-to-end tests on the local cluster, or on the one that KUBECONFIG names
+	@$(call say,end-to-end tests)
+	@tests/end-to-end.sh
+
+.PHONY: clean
+clean: ## Remove what was built, but not what was downloaded
+	@$(CARGO) clean --quiet 2>/dev/null || true
+	@rm -rf $(IMAGE) target/images

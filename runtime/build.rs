@@ -1,0 +1,28 @@
+//! Generates the gRPC code from `proto/inference.proto`, without protoc, keeps the descriptors for server reflection, and tells
+//! the linker where libtorch will be.
+
+use std::{error::Error, fs, path::PathBuf};
+
+use prost::Message;
+
+/// Where the program finds libtorch: beside itself in an image, in the development folder under `cargo run`.
+fn link_libtorch() {
+    let Ok(library) = std::env::var("DEP_TORCH_SHIM_LIBRARY") else { return };
+    println!("cargo::rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib");
+    println!("cargo::rustc-link-arg=-Wl,-rpath,{library}");
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    link_libtorch();
+    println!("cargo::rerun-if-changed=proto/inference.proto");
+    let descriptors = protox::compile(["proto/inference.proto"], ["proto"])?;
+    let folder = PathBuf::from(std::env::var("OUT_DIR")?);
+    fs::write(folder.join("inference_descriptor.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        // `bytes` fields are slices of the received frame, not copies.
+        .bytes(".")
+        .codec_path("crate::grpc::codec::InferenceCodec")
+        .build_transport(false)
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! The command line. Every flag of `serve` can be set by the environment variable that its help names.
+//!
+//! Read by `main` alone; the rest of the program gets typed values. The list of flags in docs/reference.md is generated from here.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use torchmodel_crds::Duration;
+
+/// Serves PyTorch (TorchScript) models over the Open Inference Protocol (KServe v2), REST and gRPC.
+#[derive(Debug, Parser)]
+#[command(name = "torchmodel-runtime", version)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Form of the log: text for people, json for log collectors.
+    #[arg(long, global = true, env = "TORCHMODEL_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// What to log: a level (error, warn, info, debug, trace) or a filter such as torchmodel_runtime=debug.
+    #[arg(long, global = true, env = "TORCHMODEL_LOG", default_value = "info")]
+    pub log: String,
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Readable lines.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Fetch, load, warm up and serve a model.
+    Serve(Box<ServeArguments>),
+    /// Print what is in a TorchScript archive, and a TorchModel manifest to start from.
+    Inspect(InspectArguments),
+    /// Fetch and verify a model's artifact into the cache, and print its path.
+    Pull(PullArguments),
+}
+
+/// How a model's artifact is found and kept.
+#[derive(Clone, Debug, Args)]
+pub struct ArtifactArguments {
+    /// Local file to use in place of the manifest's source. The source's sha256 is still checked.
+    #[arg(long, value_name = "FILE")]
+    pub artifact: Option<PathBuf>,
+    /// Folder that keeps fetched artifacts by their digest. [default: torchmodel in the user's cache folder]
+    #[arg(long, value_name = "DIR", env = "TORCHMODEL_CACHE_DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Folder with credentials, one file for each of `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, …, or one called credentials.
+    #[arg(long, value_name = "DIR", env = "TORCHMODEL_CREDENTIALS_DIR")]
+    pub credentials_dir: Option<PathBuf>,
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArguments {
+    /// A TorchModel manifest, a model configuration (`source:` and `model:`), or a TorchScript archive (.pt).
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Where the artifact is.
+    #[command(flatten)]
+    pub artifact: ArtifactArguments,
+    /// Device: auto, cpu, or cuda:N.
+    #[arg(long, env = "TORCHMODEL_DEVICE", default_value = "auto")]
+    pub device: String,
+    /// Address of the REST endpoint. Port 0 takes a free one; the log says which.
+    #[arg(long, value_name = "ADDRESS", env = "TORCHMODEL_HTTP_ADDRESS", default_value = "0.0.0.0:8080")]
+    pub http_address: SocketAddr,
+    /// Address of the gRPC endpoint.
+    #[arg(long, value_name = "ADDRESS", env = "TORCHMODEL_GRPC_ADDRESS", default_value = "0.0.0.0:8081")]
+    pub grpc_address: SocketAddr,
+    /// Address of the metrics endpoint.
+    #[arg(long, value_name = "ADDRESS", env = "TORCHMODEL_METRICS_ADDRESS", default_value = "0.0.0.0:8082")]
+    pub metrics_address: SocketAddr,
+    /// Largest request in bytes, after decompression.
+    #[arg(long, value_name = "BYTES", env = "TORCHMODEL_MAX_REQUEST_BYTES", default_value_t = 256 << 20)]
+    pub max_request_bytes: usize,
+    /// After SIGTERM: how long to go on taking requests while not ready, so that load balancers notice.
+    #[arg(long, value_name = "DURATION", env = "TORCHMODEL_SHUTDOWN_DELAY", default_value = "3s")]
+    pub shutdown_delay: Duration,
+    /// After that: how long requests in flight may take to finish.
+    #[arg(long, value_name = "DURATION", env = "TORCHMODEL_DRAIN_TIMEOUT", default_value = "30s")]
+    pub drain_timeout: Duration,
+    /// File that gets one JSON line when the model cannot be served. Written only if it exists.
+    #[arg(long, value_name = "FILE", env = "TORCHMODEL_TERMINATION_MESSAGE", default_value = "/dev/termination-log")]
+    pub termination_message: PathBuf,
+}
+
+/// Arguments of `inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArguments {
+    /// The TorchScript archive.
+    #[arg(value_name = "FILE")]
+    pub path: PathBuf,
+}
+
+/// Arguments of `pull`.
+#[derive(Debug, Args)]
+pub struct PullArguments {
+    /// A TorchModel manifest or a model configuration.
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Where the artifact is.
+    #[command(flatten)]
+    pub artifact: ArtifactArguments,
+}

@@ -1,0 +1,74 @@
+//! The three subcommands, each from its arguments to its result.
+//!
+//! Called by [`crate::run`]. Invariant: standard output carries what was asked for and nothing else.
+
+use std::sync::Arc;
+
+use torchmodel_crds::Failure;
+
+use crate::{
+    args::{Command, InspectArguments, PullArguments, ServeArguments},
+    artifact,
+    engine::EngineLoader,
+    internal, serve,
+};
+
+/// Runs one subcommand.
+pub fn run(command: Command) -> Result<(), Failure> {
+    // Before the first thread: CUDA has to be loaded before anything else touches libtorch.
+    match command {
+        Command::Serve(arguments) => {
+            let loader = loader(&arguments)?;
+            tokio()?.block_on(serve::serve(*arguments, loader))
+        }
+        Command::Inspect(arguments) => inspect(&arguments),
+        Command::Pull(arguments) => tokio()?.block_on(pull(&arguments)),
+    }
+}
+
+fn tokio() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| internal(format!("starting the async runtime: {error}")))
+}
+
+#[cfg(feature = "torch")]
+fn loader(arguments: &ServeArguments) -> Result<Arc<dyn EngineLoader>, Failure> {
+    use crate::engine::torch::{TorchLoader, devices};
+    let choice = arguments.device.parse().map_err(internal)?;
+    Ok(Arc::new(TorchLoader::new(devices(choice)?)))
+}
+
+#[cfg(not(feature = "torch"))]
+fn loader(_: &ServeArguments) -> Result<Arc<dyn EngineLoader>, Failure> {
+    Err(internal("this program was built without libtorch (feature `torch`)".into()))
+}
+
+#[cfg(feature = "torch")]
+fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
+    let path = &arguments.path;
+    let source = torchmodel_crds::ModelSource::default();
+    let options = artifact::ArtifactOptions {
+        cache_dir: std::env::temp_dir(),
+        credentials_dir: None,
+        local_file: Some(path.clone()),
+    };
+    let artifact = tokio()?.block_on(artifact::pull(&source, &options)).map_err(|error| error.failure())?;
+    let facts = crate::engine::torch::inspect(&artifact.path)?;
+    let name = path.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned());
+    print!("{}", crate::inspect::describe(&facts, &name, &artifact.sha256));
+    Ok(())
+}
+
+#[cfg(not(feature = "torch"))]
+fn inspect(_: &InspectArguments) -> Result<(), Failure> {
+    Err(internal("this program was built without libtorch (feature `torch`)".into()))
+}
+
+async fn pull(arguments: &PullArguments) -> Result<(), Failure> {
+    let config = serve::read_config(&arguments.file)?;
+    let artifact = artifact::pull(&config.source, &serve::artifact_options(&arguments.artifact)).await;
+    println!("{}", artifact.map_err(|error| error.failure())?.path.display());
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! `inspect`: what is in a TorchScript archive, and a manifest to start from.
+//!
+//! Pure but for the archive that the engine reads. Invariant: the manifest it prints is one that the CRD accepts.
+
+use std::fmt::Write as _;
+
+use torch_shim::{ModuleFacts, Type};
+
+/// Everything worth knowing about an archive, as text. `name` is what the model would be called, `sha256` the file's digest.
+#[must_use]
+pub fn describe(facts: &ModuleFacts, name: &str, sha256: &str) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _infallible = write_facts(&mut text, facts, sha256);
+    let _infallible = write_manifest(&mut text, facts, name, sha256);
+    text
+}
+
+fn write_facts(text: &mut String, facts: &ModuleFacts, sha256: &str) -> std::fmt::Result {
+    writeln!(text, "class:       {}", facts.class_name)?;
+    writeln!(text, "sha256:      {sha256}")?;
+    let types = if facts.parameter_types.is_empty() { "none".into() } else { facts.parameter_types.join(", ") };
+    writeln!(text, "parameters:  {} ({}), {types}", facts.parameters.count, size(facts.parameters.size_bytes))?;
+    writeln!(text, "buffers:     {} ({})", facts.buffers.count, size(facts.buffers.size_bytes))?;
+    let devices = if facts.constant_devices.is_empty() { "none".into() } else { facts.constant_devices.join(", ") };
+    writeln!(text, "constants on devices: {devices}")?;
+    writeln!(text, "methods:")?;
+    for method in &facts.methods {
+        let arguments: Vec<_> = method
+            .arguments
+            .iter()
+            .map(|argument| {
+                let default = if argument.has_default { " = default" } else { "" };
+                format!("{}: {}{default}", argument.name, argument.argument_type)
+            })
+            .collect();
+        writeln!(text, "  {}({}) -> {}", method.name, arguments.join(", "), method.returns)?;
+        if method.is_stateful {
+            writeln!(text, "    stateful: it writes to the model's own attributes, so requests run one at a time, in order")?;
+        }
+        if method.mutates_inputs {
+            writeln!(text, "    writes to its inputs: they are copied for each request")?;
+        }
+    }
+    Ok(())
+}
+
+fn write_manifest(text: &mut String, facts: &ModuleFacts, name: &str, sha256: &str) -> std::fmt::Result {
+    let method = facts.method("forward").or(facts.methods.first());
+    writeln!(text, "\n# A TorchModel to start from: set the URI, and datatypes and shapes where they are commented out.")?;
+    writeln!(text, "apiVersion: serving.torchmodel.dev/v1alpha1\nkind: TorchModel\nmetadata:\n  name: {}", dns_label(name))?;
+    writeln!(text, "spec:\n  source:\n    uri: s3://BUCKET/{name}.pt\n    sha256: {sha256}")?;
+    let Some(method) = method else { return Ok(()) };
+    writeln!(text, "  model:\n    method: {}", method.name)?;
+    let tensors: Vec<_> = method.arguments.iter().filter(|argument| argument.argument_type == Type::Tensor).collect();
+    if !tensors.is_empty() {
+        writeln!(text, "    inputs:")?;
+    }
+    for argument in tensors {
+        writeln!(text, "    - name: {}\n      # datatype: FP32\n      # shape: [-1, 3, 224, 224]", argument.name)?;
+    }
+    Ok(())
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => format!("{}.{} kB", bytes / 1_000, bytes % 1_000 / 100),
+        1_000_000..1_000_000_000 => format!("{}.{} MB", bytes / 1_000_000, bytes % 1_000_000 / 100_000),
+        _ => format!("{}.{} GB", bytes / 1_000_000_000, bytes % 1_000_000_000 / 100_000_000),
+    }
+}
+
+/// `name` as Kubernetes allows it for a Service: lower-case letters, digits and dashes, beginning with a letter.
+fn dns_label(name: &str) -> String {
+    let label: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).take(50).collect();
+    let label = label.trim_matches('-');
+    if label.starts_with(|c: char| c.is_ascii_lowercase()) { label.to_owned() } else { format!("model-{label}").trim_end_matches('-').to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manifest_it_prints_is_a_torchmodel() {
+        let json = r#"{"class_name":"M","methods":[{"name":"forward","arguments":[{"name":"x","type":{"kind":"Tensor"},"has_default":false}],
+            "returns":{"kind":"Tensor"},"is_stateful":true,"mutates_inputs":false}],"parameters":{"count":2,"size_bytes":1234567},
+            "buffers":{"count":0,"size_bytes":0},"parameter_types":["Float"],"constant_devices":[]}"#;
+        let facts: ModuleFacts = serde_json::from_str(json).unwrap();
+        let text = describe(&facts, "My_Model", &"0".repeat(64));
+        assert!(text.contains("parameters:  2 (1.2 MB), Float"), "{text}");
+        assert!(text.contains("forward(x: Tensor) -> Tensor\n    stateful"), "{text}");
+        let (_, manifest) = text.split_once("\n\n").unwrap();
+        let config = crate::config::ServeConfig::parse(manifest, std::path::Path::new("m.yaml")).unwrap();
+        assert_eq!(config.model.name, "my-model");
+    }
+
+    #[test]
+    fn names_become_labels_that_kubernetes_takes() {
+        assert_eq!([dns_label("A b_c"), dns_label("7z"), dns_label("--")], ["a-b-c", "model-7z", "model"]);
+    }
+}

@@ -1,0 +1,210 @@
+//! `serve`: from a file to a model that answers, and back down.
+//!
+//! The ports answer from the start (live, not ready); fetching, loading and warm-up run beside them. Invariants: ready only after
+//! warm-up; whatever keeps a model from serving ends the process with one [`Failure`] line in the termination message.
+
+use std::{fs, io::Write as _, path::Path, sync::Arc, time::Instant};
+
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+use torchmodel_crds::{Failure, FailurePhase, FailureReason};
+
+use crate::{
+    args::{ArtifactArguments, ServeArguments},
+    artifact::{self, ArtifactOptions},
+    config::{ConfigError, ServeConfig},
+    engine::EngineLoader,
+    metrics::Metrics,
+    model::Model,
+    protocol::Limits,
+    repository::{ModelRepository, ModelState, VERSION},
+    server::{self, Listeners, Serving},
+    service::InferenceService,
+};
+
+/// First bytes of a zip file, which a TorchScript archive is.
+const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
+
+/// Reads what `--file` names: a manifest, a configuration or an archive.
+pub fn read_config(file: &Path) -> Result<ServeConfig, Failure> {
+    let content = fs::read(file).map_err(|error| {
+        let message = format!("reading {}: {error}", file.display());
+        Failure::new(FailurePhase::Configure, FailureReason::SpecInvalid, message)
+    })?;
+    let config = if content.starts_with(ZIP_MAGIC) {
+        ServeConfig::for_archive(file)
+    } else {
+        match String::from_utf8(content) {
+            Ok(text) => ServeConfig::parse(&text, file),
+            Err(_) => Err(ConfigError::Invalid {
+                file: file.display().to_string(),
+                message: "it is neither YAML nor a TorchScript archive (a zip file)".into(),
+            }),
+        }
+    };
+    config.map_err(|error| error.failure())
+}
+
+/// Where artifacts come from and go to, with the default cache folder filled in.
+#[must_use]
+pub fn artifact_options(arguments: &ArtifactArguments) -> ArtifactOptions {
+    let user_cache = || {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(std::path::PathBuf::from);
+        set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache"))).unwrap_or_else(std::env::temp_dir)
+    };
+    ArtifactOptions {
+        cache_dir: arguments.cache_dir.clone().unwrap_or_else(|| user_cache().join("torchmodel")),
+        credentials_dir: arguments.credentials_dir.clone(),
+        local_file: arguments.artifact.clone(),
+    }
+}
+
+/// Serves until a signal or a fatal failure.
+pub async fn serve(arguments: ServeArguments, loader: Arc<dyn EngineLoader>) -> Result<(), Failure> {
+    let config = read_config(&arguments.file)?;
+    let listeners = bind(&arguments).await?;
+    let repository = Arc::new(ModelRepository::default());
+    let name = config.model.name.clone();
+    repository.set(&name, ModelState::Loading);
+    let service = InferenceService::new(Arc::clone(&repository));
+    let metrics = Metrics::new();
+    let (stop, stopped) = watch::channel(false);
+    let serving = Serving {
+        service: service.clone(),
+        metrics: metrics.clone(),
+        limits: Limits { max_request_bytes: arguments.max_request_bytes },
+        drain_timeout: arguments.drain_timeout.get(),
+    };
+    let shutdown = async move {
+        let mut stopped = stopped;
+        // An error means that the sender is gone, which is a stop too.
+        drop(stopped.wait_for(|stop| *stop).await);
+    };
+    let servers = tokio::spawn(server::serve(listeners, serving, shutdown));
+
+    let (fatal, mut fatalities) = mpsc::unbounded_channel();
+    let starting = Starting { config, options: artifact_options(&arguments.artifact), loader, metrics, fatal };
+    let model = tokio::select! {
+        started = starting.run() => Some(started.inspect_err(|failure| {
+            repository.set(&name, ModelState::Failed(failure.clone()));
+        })?),
+        () = interrupted(&arguments, &service) => None,
+    };
+    let mut outcome = Ok(());
+    if let Some(model) = model {
+        repository.set(&name, ModelState::Ready(Arc::new(model)));
+        tracing::info!(model = name, "ready");
+        tokio::select! {
+            () = interrupted(&arguments, &service) => {}
+            Some(failure) = fatalities.recv() => {
+                service.set_dead();
+                outcome = Err(failure);
+            }
+        }
+    }
+    stop.send_replace(true);
+    match servers.await {
+        Ok(true) => tracing::info!("stopped; every request was answered"),
+        Ok(false) => tracing::warn!("stopped; the drain timeout ended requests that were in flight"),
+        Err(error) => tracing::error!(%error, "a server panicked"),
+    }
+    repository.set(&name, ModelState::Unloading);
+    outcome
+}
+
+/// What is needed to get from a configuration to a model.
+struct Starting {
+    config: ServeConfig,
+    options: ArtifactOptions,
+    loader: Arc<dyn EngineLoader>,
+    metrics: Metrics,
+    fatal: mpsc::UnboundedSender<Failure>,
+}
+
+impl Starting {
+    async fn run(self) -> Result<Model, Failure> {
+        let started = Instant::now();
+        let artifact = artifact::pull(&self.config.source, &self.options).await.map_err(|error| error.failure())?;
+        let name = &self.config.model.name;
+        tracing::info!(model = name, path = %artifact.path.display(), size_bytes = artifact.size_bytes, "loading");
+        let metrics = self.metrics.model(name, VERSION);
+        metrics.set_artifact_size_bytes(artifact.size_bytes);
+        let (config, loader, fatal) = (self.config.model, self.loader, self.fatal);
+        let recorded = metrics.clone();
+        let load = tokio::task::spawn_blocking(move || {
+            let loading = Instant::now();
+            let loaded = loader.load(&artifact.path, &config)?;
+            // A closed channel means that the process is stopping already.
+            let model = Model::start(loaded, config, recorded.clone(), Arc::new(move |failure| drop(fatal.send(failure))))?;
+            recorded.set_load_duration(loading.elapsed());
+            recorded.set_ready(true);
+            Ok(model)
+        });
+        let model = load.await.unwrap_or_else(|error| {
+            Err(Failure::new(FailurePhase::Load, FailureReason::CrashLoop, format!("loading panicked: {error}")))
+        })?;
+        tracing::info!(elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX), "fetched, loaded and warmed up");
+        Ok(model)
+    }
+}
+
+async fn bind(arguments: &ServeArguments) -> Result<Listeners, Failure> {
+    let bind = async |address: std::net::SocketAddr, flag: &str| {
+        TcpListener::bind(address).await.map_err(|error| {
+            let message = format!("listening on {address}: {error}; choose another address with {flag}");
+            Failure::new(FailurePhase::Configure, FailureReason::SpecInvalid, message)
+        })
+    };
+    let listeners = Listeners {
+        rest: bind(arguments.http_address, "--http-address").await?,
+        grpc: bind(arguments.grpc_address, "--grpc-address").await?,
+        admin: bind(arguments.metrics_address, "--metrics-address").await?,
+    };
+    let shown = |listener: &TcpListener| listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
+    tracing::info!(
+        http = shown(&listeners.rest),
+        grpc = shown(&listeners.grpc),
+        metrics = shown(&listeners.admin),
+        "listening"
+    );
+    Ok(listeners)
+}
+
+/// Waits for SIGTERM or SIGINT. After SIGTERM the server stays up, not ready, for the shutdown delay, since load balancers go on
+/// sending for a moment; a second signal cuts that short.
+async fn interrupted(arguments: &ServeArguments, service: &InferenceService) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        tracing::error!("signals cannot be received here; only SIGKILL will stop this process");
+        return std::future::pending().await;
+    };
+    let delay = tokio::select! {
+        _ = terminate.recv() => arguments.shutdown_delay.get(),
+        _ = interrupt.recv() => std::time::Duration::ZERO,
+    };
+    service.start_draining();
+    tracing::info!(delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), "told to stop: not ready from now on");
+    tokio::select! {
+        () = tokio::time::sleep(delay) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Says why the model cannot be served: in the log for people, in the termination message for the operator.
+pub fn report(failure: &Failure, termination_message: Option<&Path>) {
+    tracing::error!(
+        phase = failure.phase.as_str(),
+        reason = failure.reason.as_str(),
+        hint = failure.hint,
+        "{}",
+        failure.message
+    );
+    let Some(path) = termination_message.filter(|path| path.exists()) else { return };
+    let written = fs::OpenOptions::new().write(true).truncate(true).open(path);
+    if let Err(error) = written.and_then(|mut file| file.write_all(failure.to_line().as_bytes())) {
+        tracing::warn!(path = %path.display(), %error, "the termination message could not be written");
+    }
+}
