@@ -196,7 +196,7 @@ impl Fetch<'_> {
         let part = self.open_part(slot).await?;
         let is_continued = part.written() > 0;
         let part = match download::run(&download, part).await? {
-            Outcome::Complete(part) => part,
+            Outcome::Complete(part) => *part,
             Outcome::NotModified => return self.unchanged(known, &origin),
         };
         let part = self.checked(&download, part, is_continued).await?;
@@ -222,7 +222,7 @@ impl Fetch<'_> {
     }
 
     fn origin(&self) -> Result<Origin, ArtifactError> {
-        let client = client::build(&self.context.limits)?;
+        let client = client::build(self.context)?;
         Ok(match self.location {
             Location::Http(url) => Origin::Http(HttpOrigin::new(client, url.clone())),
             Location::S3 { bucket, key } => Origin::S3(S3Origin::new(
@@ -295,7 +295,7 @@ impl Fetch<'_> {
             let path = part.path().to_owned();
             part.restart().map_err(|source| cache_error("begin again", &path, source))?;
             if let Outcome::Complete(whole) = download::run(download, part).await? {
-                part = whole;
+                part = *whole;
             } else {
                 return Err(cache_error("fetch", &path, std::io::Error::other("the source sent nothing")));
             }

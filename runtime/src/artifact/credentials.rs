@@ -223,7 +223,7 @@ impl Profile {
         let mut profile = Self::named(environment);
         let name = profile.name.clone();
         if let Some(file) = path("AWS_SHARED_CREDENTIALS_FILE", "credentials") {
-            profile.merge(&file, &[name.clone()])?;
+            profile.merge(&file, std::slice::from_ref(&name))?;
         }
         if let Some(file) = path("AWS_CONFIG_FILE", "config") {
             let sections = if name == "default" {
@@ -277,11 +277,14 @@ impl Profile {
     }
 }
 
+/// A section's name and its values.
+type Section = (String, HashMap<String, String>);
+
 /// Sections and their values of a file in the form of `~/.aws/credentials`, or the number of the line that is not in it.
 ///
 /// Values are literal: neither quotes nor backslashes mean anything; ` #` begins a comment; an indented line belongs to a nested
 /// setting and is left out, as nothing here reads one.
-fn parse_profiles(text: &str) -> Result<Vec<(String, HashMap<String, String>)>, usize> {
+fn parse_profiles(text: &str) -> Result<Vec<Section>, usize> {
     let top_level: Vec<&str> = text.lines().map(|line| if line.starts_with([' ', '\t']) { "" } else { line }).collect();
     let options = ParseOption { enabled_quote: false, enabled_escape: false, ..ParseOption::default() };
     let ini = Ini::load_from_str_opt(&top_level.join("\n"), options).map_err(|error| error.line)?;

@@ -25,7 +25,7 @@ const CHANNEL_CHUNKS: usize = 32;
 /// How a download ended without an error.
 pub(super) enum Outcome {
     /// Every announced byte is in the part.
-    Complete(Part),
+    Complete(Box<Part>),
     /// The tag that the cache knows still holds.
     NotModified,
 }
@@ -48,12 +48,12 @@ pub(super) async fn run(download: &Download<'_>, mut part: Part) -> Result<Outco
     let mut progress = Progress::new(download.origin.target().uri.clone(), part.written(), Instant::now());
     loop {
         if part.written() > 0 && part.total() == Some(part.written()) {
-            return Ok(Outcome::Complete(part));
+            return Ok(Outcome::Complete(Box::new(part)));
         }
         let before = part.written();
         let (returned, result) = attempt(download, part, &mut progress).await;
         let fault = match (returned, result) {
-            (Some(part), Ok(Step::Complete)) => return Ok(Outcome::Complete(part)),
+            (Some(part), Ok(Step::Complete)) => return Ok(Outcome::Complete(Box::new(part))),
             (_, Ok(Step::NotModified)) => return Ok(Outcome::NotModified),
             (Some(returned), Err(error)) if error.is_transient() => {
                 part = returned;
@@ -163,8 +163,8 @@ async fn stream(
     progress: &mut Progress,
 ) -> (Option<Part>, Result<Step, ArtifactError>) {
     let (total, path, start) = (body.total, part.path().to_owned(), part.written());
-    let (sender, receiver) = mpsc::channel(CHANNEL_CHUNKS);
-    let writer = tokio::task::spawn_blocking(move || part.drain(receiver));
+    let (sender, chunks) = mpsc::channel(CHANNEL_CHUNKS);
+    let writer = tokio::task::spawn_blocking(move || part.drain(chunks));
     let received = receive(download, body, &sender, |received| {
         progress.update(start.saturating_add(received), total, Instant::now());
     })
@@ -172,13 +172,13 @@ async fn stream(
     drop(sender);
     let Ok((part, written)) = writer.await else { return (None, Err(lost_part(download))) };
     if let Err(source) = written {
-        let error = if error::is_out_of_space(&source) {
-            let needed = total.map_or(0, |total| total.saturating_sub(part.written()));
-            let free = download.cache.free_bytes().unwrap_or(0);
-            let (dir, uri) = (download.cache.dir().to_owned(), download.origin.target().uri.clone());
-            ArtifactError::CacheFull { dir, uri, needed, free }
-        } else {
-            cache_error("write", &path, source)
+        let error = match total {
+            Some(total) if error::is_out_of_space(&source) => {
+                let (needed, free) = (total.saturating_sub(part.written()), download.cache.free_bytes().unwrap_or(0));
+                let (dir, uri) = (download.cache.dir().to_owned(), download.origin.target().uri.clone());
+                ArtifactError::CacheFull { dir, uri, needed, free }
+            }
+            _ => cache_error("write", &path, source),
         };
         return (Some(part), Err(error));
     }
@@ -213,7 +213,7 @@ async fn receive(
         let chunk = match next {
             None => return Ok(()),
             Some(Ok(chunk)) => chunk,
-            Some(Err(error)) => return Err(fault::explain_body(target, at, body.total, error)),
+            Some(Err(error)) => return Err(fault::explain_body(target, at, body.total, error.as_ref())),
         };
         received = received.saturating_add(chunk.len() as u64);
         if body.offset.saturating_add(received) > limits.max_size_bytes {

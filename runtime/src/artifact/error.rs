@@ -264,7 +264,6 @@ impl ArtifactError {
     fn classify(&self) -> (FailurePhase, FailureReason) {
         use FailurePhase::{Configure, Fetch, Verify};
         match self {
-            Self::SpecInvalid { .. } => (Configure, FailureReason::SpecInvalid),
             Self::SchemeUnsupported { .. } => (Configure, FailureReason::SchemeUnsupported),
             Self::CredentialsMissing { .. } => (Fetch, FailureReason::CredentialsMissing),
             Self::AccessDenied { .. } => (Fetch, FailureReason::AccessDenied),
@@ -280,7 +279,9 @@ impl ArtifactError {
             Self::DigestMismatch { .. } => (Verify, FailureReason::DigestMismatch),
             Self::CacheFull { .. } | Self::TooLarge { .. } => (Fetch, FailureReason::CacheFull),
             Self::Cache { source, .. } if is_out_of_space(source) => (Fetch, FailureReason::CacheFull),
-            Self::Cache { .. } | Self::Client { .. } => (Configure, FailureReason::SpecInvalid),
+            Self::SpecInvalid { .. } | Self::Cache { .. } | Self::Client { .. } => {
+                (Configure, FailureReason::SpecInvalid)
+            }
             Self::File { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => (Fetch, FailureReason::NotFound),
                 io::ErrorKind::PermissionDenied => (Fetch, FailureReason::AccessDenied),

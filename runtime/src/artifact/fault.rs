@@ -8,7 +8,7 @@ use std::io;
 
 use http::{HeaderMap, StatusCode};
 
-use super::error::{ArtifactError, BoxError};
+use super::error::{ArtifactError, BoxError, chain};
 
 /// How much of an error's body is read.
 pub(super) const MAX_BODY_BYTES: usize = 64 << 10;
@@ -150,21 +150,38 @@ pub(super) fn find_cause<'a, T: Error + 'static>(error: &'a (dyn Error + 'static
 pub(super) struct RedirectFault(pub(super) String);
 
 /// The error for a request that no answer came to.
-pub(super) fn explain_network(target: &Target, source: BoxError) -> ArtifactError {
+pub(super) fn explain_network(target: &Target, source: &(dyn Error + 'static)) -> ArtifactError {
     let (host, uri) = (target.host.clone(), target.uri.clone());
-    if let Some(rustls::Error::InvalidCertificate(_)) = find_cause::<rustls::Error>(source.as_ref()) {
-        return ArtifactError::Untrusted { host, uri, source };
+    if let Some(error @ rustls::Error::InvalidCertificate(_)) = find_cause::<rustls::Error>(source) {
+        return ArtifactError::Untrusted { host, uri, source: Box::new(error.clone()) };
     }
-    if let Some(RedirectFault(rule)) = find_cause::<RedirectFault>(source.as_ref()) {
+    if let Some(RedirectFault(rule)) = find_cause::<RedirectFault>(source) {
         return ArtifactError::Redirected { host, uri, source: rule.clone().into() };
     }
-    ArtifactError::Unreachable { host, uri, source }
+    ArtifactError::Unreachable { host, uri, source: network_cause(source) }
+}
+
+/// What the network or a server said, without the words of the libraries around it.
+pub(super) fn network_cause(error: &(dyn Error + 'static)) -> BoxError {
+    if let Some(fault) = find_cause::<StatusFault>(error) {
+        return Box::new(fault.clone());
+    }
+    let mut cause = find_cause::<reqwest::Error>(error).and_then(Error::source).unwrap_or(error);
+    while let Some(next) = cause.source().filter(|_| cause.to_string().starts_with("client error (")) {
+        cause = next;
+    }
+    chain(cause).into()
 }
 
 /// The error for a body that broke off after `received` of `announced` bytes.
-pub(super) fn explain_body(target: &Target, received: u64, announced: Option<u64>, source: BoxError) -> ArtifactError {
-    let is_early_end = find_cause::<hyper::Error>(source.as_ref()).is_some_and(hyper::Error::is_incomplete_message)
-        || find_cause::<io::Error>(source.as_ref()).is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof);
+pub(super) fn explain_body(
+    target: &Target,
+    received: u64,
+    announced: Option<u64>,
+    source: &(dyn Error + 'static),
+) -> ArtifactError {
+    let is_early_end = find_cause::<hyper::Error>(source).is_some_and(hyper::Error::is_incomplete_message)
+        || find_cause::<io::Error>(source).is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof);
     let (host, uri) = (target.host.clone(), target.uri.clone());
     if is_early_end {
         return ArtifactError::Truncated { host, uri, received, announced };

@@ -42,7 +42,7 @@ impl HttpOrigin {
             }
         }
         let response =
-            request.send().await.map_err(|error| fault::explain_network(&self.target, error.without_url().into()))?;
+            request.send().await.map_err(|error| fault::explain_network(&self.target, &error.without_url()))?;
         let (status, headers) = (response.status(), response.headers().clone());
         let stream = response.bytes_stream().map_err(|error| BoxError::from(error.without_url()));
         match status {

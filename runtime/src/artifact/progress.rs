@@ -38,27 +38,21 @@ impl Progress {
         }
         (self.last, self.last_received) = (now, received);
         let rate = format_rate(received.saturating_sub(self.first_byte), now.saturating_duration_since(self.started));
-        match total {
-            Some(total) => {
-                let percent = received.saturating_mul(100).checked_div(total).unwrap_or(100);
-                info!(
-                    phase = "Fetch",
-                    received_bytes = received,
-                    total_bytes = total,
-                    "fetched {percent} % ({} of {}) of {} at {rate}",
-                    format_bytes(received),
-                    format_bytes(total),
-                    self.uri
-                );
-            }
-            None => info!(
-                phase = "Fetch",
-                received_bytes = received,
-                "fetched {} of {} at {rate}",
-                format_bytes(received),
-                self.uri
-            ),
-        }
+        let Some(total) = total else {
+            let received_text = format_bytes(received);
+            info!(phase = "Fetch", received_bytes = received, "fetched {received_text} of {} at {rate}", self.uri);
+            return;
+        };
+        let percent = received.saturating_mul(100).checked_div(total).unwrap_or(100);
+        info!(
+            phase = "Fetch",
+            received_bytes = received,
+            total_bytes = total,
+            "fetched {percent} % ({} of {}) of {} at {rate}",
+            format_bytes(received),
+            format_bytes(total),
+            self.uri
+        );
     }
 }
 

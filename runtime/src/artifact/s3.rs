@@ -1,4 +1,4 @@
-//! The `s3://` transport: object_store's S3 client, signed with what `credentials` found.
+//! The `s3://` transport: `object_store`'s S3 client, signed with what `credentials` found.
 //!
 //! The client is given our own HTTP client, without retries, and answers other than success leave it as a typed
 //! [`StatusFault`] in the source chain, so that nothing is guessed from error texts. Invariant: a source that needs credentials
@@ -31,7 +31,7 @@ use super::origin::{Answer, Ask, Body};
 
 const DEFAULT_REGION: &str = "us-east-1";
 
-/// Variables that object_store itself reads for services that hand out credentials, and the requester-pays flag.
+/// Variables that `object_store` itself reads for services that hand out credentials, and the requester-pays flag.
 const PASSED_ON: [(&str, AmazonS3ConfigKey); 8] = [
     ("AWS_ROLE_SESSION_NAME", AmazonS3ConfigKey::RoleSessionName),
     ("AWS_ENDPOINT_URL_STS", AmazonS3ConfigKey::StsEndpoint),
@@ -78,7 +78,7 @@ struct CredentialService {
 /// Where requests go.
 #[derive(Debug, PartialEq, Eq)]
 struct Address {
-    /// What object_store is given: with the bucket in the host's name unless `is_path_style`.
+    /// What `object_store` is given: with the bucket in the host's name unless `is_path_style`.
     endpoint: Url,
     is_path_style: bool,
 }
@@ -104,7 +104,10 @@ impl S3Origin {
             .with_endpoint(address.endpoint.as_str().trim_end_matches('/'))
             .with_virtual_hosted_style_request(!address.is_path_style)
             .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
-            .with_http_connector(Connector(client));
+            .with_http_connector(Connector(Service {
+                client,
+                has_imdsv1_fallback: source.environment.is_true("AWS_IMDSV1_FALLBACK"),
+            }));
         for (name, key) in PASSED_ON {
             if let Some(value) = source.environment.get(name) {
                 builder = builder.with_config(key, value);
@@ -142,24 +145,24 @@ impl S3Origin {
                 etag: result.meta.e_tag.clone(),
                 stream: result.into_stream().map_err(BoxError::from).boxed(),
             })),
-            Err(error) => self.explain(ask, error.into()),
+            Err(error) => self.explain(ask, &error),
         }
     }
 
-    fn explain(&self, ask: &Ask, error: BoxError) -> Result<Answer, ArtifactError> {
-        if let Some(fault) = fault::find_cause::<StatusFault>(error.as_ref()) {
+    fn explain(&self, ask: &Ask, error: &object_store::Error) -> Result<Answer, ArtifactError> {
+        if let Some(fault) = fault::find_cause::<StatusFault>(error) {
             return match fault.meaning() {
                 Meaning::NotModified => Ok(Answer::NotModified),
                 Meaning::StartOver if ask.offset > 0 => Ok(Answer::StartOver),
                 _ => Err(fault.explain(&self.target)),
             };
         }
-        let is_of_network = fault::find_cause::<HttpError>(error.as_ref()).is_some();
+        let is_of_network = fault::find_cause::<HttpError>(error).is_some();
         if ask.offset > 0 && !is_of_network {
             // The answer was read but does not fit the range asked for.
             return Ok(Answer::StartOver);
         }
-        Err(fault::explain_network(&self.target, innermost_http(error)))
+        Err(fault::explain_network(&self.target, error))
     }
 
     async fn wait_for_credentials(&self, service: &CredentialService) -> Result<(), ArtifactError> {
@@ -173,12 +176,16 @@ impl S3Origin {
         let host = service.name.to_owned();
         if service.is_last_resort {
             let searched = credentials::SEARCHED.to_owned();
-            return Err(ArtifactError::CredentialsMissing { uri, searched, source: Some(innermost_http(source)) });
+            return Err(ArtifactError::CredentialsMissing {
+                uri,
+                searched,
+                source: Some(fault::network_cause(source.as_ref())),
+            });
         }
         let target = Target { uri, host, is_signed: true };
         Err(match fault::find_cause::<StatusFault>(source.as_ref()) {
             Some(fault) => fault.explain(&target),
-            None => fault::explain_network(&target, innermost_http(source)),
+            None => fault::explain_network(&target, source.as_ref()),
         })
     }
 }
@@ -235,41 +242,30 @@ fn address(
     Ok(Address { endpoint: url, is_path_style })
 }
 
-/// What the HTTP layer said, without object_store's own words about retries and timings around it.
-fn innermost_http(error: BoxError) -> BoxError {
-    match fault::find_cause::<HttpError>(error.as_ref()) {
-        Some(found) => {
-            let text = std::error::Error::source(found).map_or_else(|| found.to_string(), super::error::chain);
-            if let Some(certificate) = fault::find_cause::<rustls::Error>(found) {
-                return Box::new(certificate.clone());
-            }
-            text.into()
-        }
-        None => error,
-    }
-}
-
-/// Hands object_store our client, whatever options it would build one with.
+/// Hands `object_store` our client, whatever options it would build one with.
 #[derive(Debug)]
-struct Connector(reqwest::Client);
+struct Connector(Service);
 
 impl HttpConnector for Connector {
     fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(Service(self.0.clone())))
+        Ok(HttpClient::new(self.0.clone()))
     }
 }
 
 /// The client, with answers other than success turned into errors that carry a [`StatusFault`].
-#[derive(Debug)]
-struct Service(reqwest::Client);
+#[derive(Clone, Debug)]
+struct Service {
+    client: reqwest::Client,
+    /// Whether `object_store` itself looks at a metadata service that denies a token, to go on without one.
+    has_imdsv1_fallback: bool,
+}
 
 #[async_trait]
 impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        // Only the metadata service's token is asked for with PUT, and object_store looks at that answer's status itself.
-        let is_for_token = request.method() == Method::PUT;
-        let response = self.0.call(request).await?;
-        if response.status().is_success() || is_for_token {
+        let is_token = request.method() == Method::PUT;
+        let response = self.client.call(request).await?;
+        if response.status().is_success() || (is_token && self.has_imdsv1_fallback) {
             return Ok(response);
         }
         let (parts, body) = response.into_parts();

@@ -2,9 +2,11 @@
 
 mod files;
 mod http;
+mod processes;
 mod s3;
 mod s3_credentials;
 mod server;
+mod tls;
 mod versitygw;
 
 use std::path::{Path, PathBuf};
@@ -61,6 +63,12 @@ impl Puller {
         files.retain(|path| path.extension().is_some_and(|extension| extension != "lock"));
         files.sort();
         files
+    }
+
+    /// Whether a partial download of so many bytes is on disk; the folder need not be there yet.
+    fn has_part_of(&self, bytes: usize) -> bool {
+        let files = std::fs::read_dir(self.options.cache_dir.join("partial"));
+        files.into_iter().flatten().flatten().any(|file| file.metadata().is_ok_and(|found| found.len() == bytes as u64))
     }
 
     fn part_file(&self) -> PathBuf {

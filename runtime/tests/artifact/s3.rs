@@ -147,6 +147,10 @@ async fn a_server_that_is_not_there_is_named_without_the_librarys_own_words() {
         "{}",
         failure.message
     );
-    assert!(failure.message.ends_with("Connection refused (os error 111)"), "{}", failure.message);
+    assert!(
+        failure.message.ends_with(&format!("{host}: tcp connect error: Connection refused (os error 111)")),
+        "{}",
+        failure.message
+    );
     assert!(!failure.message.contains("retries") && !failure.message.contains("Generic"), "{}", failure.message);
 }

@@ -82,6 +82,12 @@ async fn a_silent_metadata_service_does_not_hold_a_pod_up() {
     assert_eq!(failure.reason, FailureReason::CredentialsMissing);
     assert!(failure.message.ends_with("no answer within 0.3 s"), "{}", failure.message);
     assert!(started.elapsed() < Duration::from_secs(5));
+
+    let denying = FaultServer::start([Reply::status(403, "no")]).await;
+    let puller = Puller::new().with_environment(&[("AWS_EC2_METADATA_SERVICE_ENDPOINT", denying.url.as_str())]);
+    let failure = puller.failure(&at(&server)).await;
+    assert_eq!(failure.reason, FailureReason::CredentialsMissing);
+    assert!(failure.message.ends_with("the instance metadata service gave none: 403 Forbidden"), "{}", failure.message);
 }
 
 #[tokio::test]

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 /// One answer.
 #[derive(Clone, Default)]
@@ -115,8 +116,11 @@ impl Reply {
 }
 
 fn head(status: u16, headers: &[(&str, &str)]) -> String {
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    format!("HTTP/1.1 {status} scripted\r\nconnection: close\r\n{headers}\r\n")
+    let mut head = format!("HTTP/1.1 {status} scripted\r\nconnection: close\r\n");
+    for (name, value) in headers {
+        head.extend([name, ": ", value, "\r\n"]);
+    }
+    head + "\r\n"
 }
 
 /// The server; it stops with the test's runtime.
@@ -145,6 +149,21 @@ impl FaultServer {
         Self { url, script }
     }
 
+    /// The same over TLS.
+    pub async fn start_tls(acceptor: TlsAcceptor, replies: impl IntoIterator<Item = Reply>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+        let script = Arc::new(Mutex::new(Script { replies: replies.into_iter().collect(), seen: Vec::new() }));
+        let shared = script.clone();
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let (acceptor, shared) = (acceptor.clone(), shared.clone());
+                tokio::spawn(async move { serve(acceptor.accept(socket).await.ok()?, shared).await });
+            }
+        });
+        Self { url, script }
+    }
+
     /// Replaces what is still to be answered.
     pub fn then(&self, replies: impl IntoIterator<Item = Reply>) {
         self.script.lock().unwrap().replies = replies.into_iter().collect();
@@ -166,7 +185,7 @@ impl FaultServer {
     }
 }
 
-async fn serve(mut socket: TcpStream, script: Arc<Mutex<Script>>) -> Option<()> {
+async fn serve(mut socket: impl AsyncRead + AsyncWrite + Unpin, script: Arc<Mutex<Script>>) -> Option<()> {
     let seen = read_request(&mut socket).await?;
     let reply = {
         let mut script = script.lock().unwrap();
@@ -183,7 +202,7 @@ async fn serve(mut socket: TcpStream, script: Arc<Mutex<Script>>) -> Option<()> 
 }
 
 /// Path and headers of a request; none that is made here has a body.
-async fn read_request(socket: &mut TcpStream) -> Option<Seen> {
+async fn read_request(socket: &mut (impl AsyncRead + Unpin)) -> Option<Seen> {
     let mut text = Vec::new();
     while !text.ends_with(b"\r\n\r\n") {
         if socket.read_buf(&mut text).await.ok()? == 0 {

@@ -86,7 +86,7 @@ fn start_process(port: u16, root: &Path) -> Child {
 
 fn program() -> PathBuf {
     let path = std::env::var_os("TORCHMODEL_VERSITYGW")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/cluster/bin/versitygw"), PathBuf::from);
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/programs/versitygw"), PathBuf::from);
     assert!(
         path.exists(),
         "there is no versitygw at {}: build it with `make cluster-programs`, name another with TORCHMODEL_VERSITYGW, or set \
@@ -100,7 +100,7 @@ fn program() -> PathBuf {
 async fn a_real_server_gives_an_object_with_and_without_a_digest() {
     let Some(gateway) = Gateway::start().await else { return };
     let puller = Puller::new().with_environment(&KEYS);
-    let (old, new) = (content(3_000_000, 1), content(2_000_000, 2));
+    let (old, new) = (content(600_000, 1), content(400_000, 2));
     gateway.put("resnet 50/7/model.pt", &old).await;
     let uri = "s3://models/resnet 50/7/model.pt";
     let artifact = puller.pull(&gateway.source(uri, Some(&old))).await.unwrap();
@@ -119,31 +119,31 @@ async fn a_real_server_gives_an_object_with_and_without_a_digest() {
 #[tokio::test]
 async fn a_real_server_continues_a_download_that_an_earlier_pull_left() {
     let Some(gateway) = Gateway::start().await else { return };
-    let bytes = content(4_000_000, 3);
+    let bytes = content(800_000, 3);
     gateway.put("model.pt", &bytes).await;
     let etag = gateway.store().head(&Key::from("model.pt")).await.unwrap().e_tag.unwrap();
     let source = gateway.source("s3://models/model.pt", None);
 
-    // What a pull that was killed after 1 MB leaves: an empty part with a fresh record, then filled by hand.
+    // What a pull that was killed after 200 kB leaves: an empty part with a fresh record, then filled by hand.
     let mut puller = Puller::new().with_environment(&KEYS);
     puller.context.limits.max_size_bytes = 1;
     puller.failure(&source).await;
     puller.context.limits.max_size_bytes = u64::MAX;
     let part = puller.part_file();
-    std::fs::write(&part, &bytes[..1_000_000]).unwrap();
-    let record = serde_json::json!({"etag": etag, "total": bytes.len(), "synced_bytes": 1_000_000});
+    std::fs::write(&part, &bytes[..200_000]).unwrap();
+    let record = serde_json::json!({"etag": etag, "total": bytes.len(), "synced_bytes": 200_000});
     std::fs::write(part.with_extension("json"), record.to_string()).unwrap();
     assert!(read(&puller.pull(&source).await.unwrap().path) == bytes);
 
     // The same with the tag of another version: the server refuses the condition and all is fetched anew.
     puller.context.limits.max_size_bytes = 1;
-    gateway.put("model.pt", &content(4_000_000, 4)).await;
+    gateway.put("model.pt", &content(800_000, 4)).await;
     puller.failure(&source).await;
     puller.context.limits.max_size_bytes = u64::MAX;
     let part = puller.part_file();
-    std::fs::write(&part, &bytes[..1_000_000]).unwrap();
+    std::fs::write(&part, &bytes[..200_000]).unwrap();
     std::fs::write(part.with_extension("json"), record.to_string()).unwrap();
-    assert!(read(&puller.pull(&source).await.unwrap().path) == content(4_000_000, 4));
+    assert!(read(&puller.pull(&source).await.unwrap().path) == content(800_000, 4));
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ async fn a_real_servers_refusals_have_their_reasons() {
 #[tokio::test]
 async fn a_real_server_that_is_killed_midway_and_comes_back_is_waited_for() {
     let Some(mut gateway) = Gateway::start().await else { return };
-    let bytes = content(1_000_000, 5);
+    let bytes = content(200_000, 5);
     gateway.put("model.pt", &bytes).await;
     let mut puller = Puller::new().with_environment(&KEYS);
     puller.context.limits.backoff_base = Duration::from_millis(50);
