@@ -15,11 +15,11 @@ mod json;
 
 use axum::{
     Router,
-    extract::{RawPathParams, State},
+    extract::{FromRequestParts, RawPathParams, State},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header, request::Parts};
 use serde_json::{Value, json};
 
 use self::error::{RestError, json as json_response};
@@ -79,11 +79,15 @@ struct Target {
     version: Option<String>,
 }
 
-impl Target {
+impl<S: Send + Sync> FromRequestParts<S> for Target {
+    type Rejection = RestError;
+
     /// Takes the percent-decoded names from the path.
-    fn new(params: &RawPathParams) -> Result<Self, InferError> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, RestError> {
+        let params = RawPathParams::from_request_parts(parts, state).await;
+        let params = params.map_err(|error| RestError::invalid(format!("failed to read the path: {error}")))?;
         let mut target = Self { model: String::new(), version: None };
-        for (name, value) in params {
+        for (name, value) in &params {
             match name {
                 "version" => target.version = parse_version(value)?,
                 _ => value.clone_into(&mut target.model),
@@ -118,14 +122,12 @@ async fn model_list(State(app): State<App>) -> Response {
     json_response(StatusCode::OK, &json!({ "models": app.service.model_names() }))
 }
 
-async fn model_metadata(State(app): State<App>, params: RawPathParams) -> Result<Response, RestError> {
-    let target = Target::new(&params)?;
+async fn model_metadata(State(app): State<App>, target: Target) -> Result<Response, RestError> {
     let metadata = app.service.model_metadata(&target.model, target.version.as_deref())?;
     Ok(json_response(StatusCode::OK, &metadata_json(&metadata)))
 }
 
-async fn model_ready(State(app): State<App>, params: RawPathParams) -> Result<Response, RestError> {
-    let target = Target::new(&params)?;
+async fn model_ready(State(app): State<App>, target: Target) -> Result<Response, RestError> {
     match app.service.model_readiness(&target.model, target.version.as_deref()) {
         Ok(()) => Ok(json_response(StatusCode::OK, &json!({ "name": target.model, "ready": true }))),
         Err(InferError::NotReady(reason)) => {

@@ -12,7 +12,7 @@ use std::{
 
 use axum::{
     body::Body,
-    extract::{RawPathParams, Request, State},
+    extract::{Request, State},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -34,9 +34,13 @@ use crate::{
 const INLINE_BYTES: usize = 1 << 20;
 
 /// Handles one inference request.
-pub(super) async fn infer(State(app): State<App>, params: RawPathParams, request: Request) -> Response {
+pub(super) async fn infer(
+    State(app): State<App>,
+    target: Result<Target, RestError>,
+    request: Request,
+) -> Response {
     let mut count = Count::new(&app.metrics);
-    match answer(&app, &params, request, &mut count).await {
+    match answer(&app, target, request, &mut count).await {
         Ok(encoded) => {
             count.outcome = "ok";
             respond(encoded)
@@ -50,11 +54,11 @@ pub(super) async fn infer(State(app): State<App>, params: RawPathParams, request
 
 async fn answer(
     app: &App,
-    params: &RawPathParams,
+    target: Result<Target, RestError>,
     request: Request,
     count: &mut Count<'_>,
 ) -> Result<Encoded, RestError> {
-    let target = Target::new(params)?;
+    let target = target?;
     count.model.clone_from(&target.model);
     let (parts, body) = request.into_parts();
     let head = Head::new(target.model, target.version, &parts.headers)?;

@@ -1,0 +1,13 @@
+//! The protocol layer over real sockets, with models that are plain functions.
+//!
+//! `cases` is one table that REST and gRPC must answer alike; `rest` and `grpc` hold what only one of them has; `garbage` throws
+//! bytes at the ports. Every server binds port 0 and no test sleeps.
+
+#![allow(missing_docs, reason = "a test binary has no readers of its documentation")]
+
+mod cases;
+mod client;
+mod garbage;
+mod grpc;
+mod rest;
+mod server;
