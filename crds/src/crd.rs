@@ -1,7 +1,7 @@
 //! The CustomResourceDefinition, from the types.
 //!
 //! `cargo run -p torchmodel-crds --bin crd` prints it; `make generate` writes it to the repository and the chart. Invariants: no
-//! field is `nullable`, so the API server drops an explicit null before any rule runs and `has()` means what it says; the types
+//! field is `nullable`, so the API server refuses an explicit null and `has()` means what it says; the types
 //! that Kubernetes itself defines carry no descriptions, so the whole stays small.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

@@ -175,8 +175,7 @@ fn error_policy(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> A
         }
         Requeue::Backoff => {
             let delay = context.backoff.next(meta);
-            let delay_s = delay.as_secs_f64();
-            warn!(namespace, name, %reason, delay_s, error = message, "the reconcile failed and is tried again");
+            warn!(namespace, name, %reason, ?delay, error = message, "the reconcile failed and is tried again");
             Action::requeue(delay)
         }
     }

@@ -174,11 +174,7 @@ impl<'a> Applier<'a> {
                 return Ok(fresh.clone());
             }
         }
-        let parameters = PatchParams::apply(FIELD_MANAGER).force();
-        let applied = api
-            .patch(&name, &parameters, &Patch::Apply(&wanted))
-            .await
-            .map_err(|source| request("applying", source))?;
+        let applied = write(&api, &name, &wanted, fresh.is_some()).await.map_err(|source| request("applying", source))?;
         let write = if fresh.is_none() { Write::Create } else { Write::Change };
         self.metrics.record_write(&kind, write);
         match write {
@@ -238,6 +234,22 @@ impl<'a> Applier<'a> {
             }
             _ => Err(ReconcileError::OwnerGone),
         }
+    }
+}
+
+/// Server-side apply; where that makes no valid object of one that exists, because an edit by hand left items in a list that
+/// contradict ours (two ports of one name), the lists are replaced as a whole.
+async fn write<K>(api: &Api<K>, name: &str, wanted: &Value, is_there: bool) -> kube::Result<K>
+where
+    K: Clone + Debug + DeserializeOwned,
+{
+    let parameters = PatchParams::apply(FIELD_MANAGER).force();
+    match api.patch(name, &parameters, &Patch::Apply(wanted)).await {
+        Err(kube::Error::Api(status)) if is_there && status.is_invalid() => {
+            let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+            api.patch(name, &parameters, &Patch::Merge(wanted)).await
+        }
+        result => result,
     }
 }
 

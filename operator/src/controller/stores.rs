@@ -5,11 +5,7 @@
 
 use std::{fmt::Debug, hash::Hash, sync::Arc};
 
-use futures::{
-    FutureExt as _, StreamExt as _,
-    future::{BoxFuture, join_all},
-    stream::BoxStream,
-};
+use futures::{StreamExt as _, stream::BoxStream};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -26,6 +22,7 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 use torchmodel_crds::MODEL_LABEL;
 
 use super::Guarded;
@@ -39,6 +36,8 @@ pub struct Stores {
     pub config_maps: Store<ConfigMap>,
     pub service_accounts: Store<ServiceAccount>,
     pub pods: Store<Pod>,
+    /// For each store whether it was filled once. (`Store::wait_until_ready` wakes only the last of several tasks that wait.)
+    filled: Vec<watch::Receiver<bool>>,
 }
 
 type Watch<K> = BoxStream<'static, Result<K, watcher::Error>>;
@@ -56,7 +55,7 @@ pub struct Watches {
 /// Stores and the streams that fill them, for one namespace or (`None`) the cluster. Children and pods are those with the
 /// operator's label.
 pub fn watch(client: &Client, namespace: Option<&str>) -> (Stores, Watches) {
-    let scope = Scope { client, namespace };
+    let mut scope = Scope { client, namespace, filled: Vec::new() };
     let labelled = watcher::Config::default().labels(MODEL_LABEL);
     let (models_store, models) = scope.watch::<Guarded>(watcher::Config::default(), true);
     let (deployments_store, deployments) = scope.watch::<Deployment>(labelled.clone(), false);
@@ -71,6 +70,7 @@ pub fn watch(client: &Client, namespace: Option<&str>) -> (Stores, Watches) {
         config_maps: config_maps_store,
         service_accounts: service_accounts_store,
         pods: pods_store,
+        filled: scope.filled,
     };
     (stores, Watches { models, deployments, services, config_maps, service_accounts, pods })
 }
@@ -78,10 +78,11 @@ pub fn watch(client: &Client, namespace: Option<&str>) -> (Stores, Watches) {
 struct Scope<'a> {
     client: &'a Client,
     namespace: Option<&'a str>,
+    filled: Vec<watch::Receiver<bool>>,
 }
 
 impl Scope<'_> {
-    fn watch<K>(&self, config: watcher::Config, is_root: bool) -> (Store<K>, Watch<K>)
+    fn watch<K>(&mut self, config: watcher::Config, is_root: bool) -> (Store<K>, Watch<K>)
     where
         K: Resource<Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
         K::DynamicType: Default + Clone + Eq + Hash + Send + Sync,
@@ -91,10 +92,17 @@ impl Scope<'_> {
             None => Api::all(self.client.clone()),
         };
         let (store, writer) = reflector::store();
+        let (sender, receiver) = watch::channel(false);
+        self.filled.push(receiver);
         let events = watcher(api, config)
             .default_backoff()
             .modify(|object: &mut K| object.meta_mut().managed_fields = None)
-            .reflect(writer);
+            .reflect(writer)
+            .inspect(move |event| {
+                if matches!(event, Ok(watcher::Event::InitDone)) {
+                    sender.send_replace(true);
+                }
+            });
         // A TorchModel that is gone needs no reconcile; a child that is gone does.
         let objects = if is_root { events.applied_objects().boxed() } else { events.touched_objects().boxed() };
         (store, objects)
@@ -104,16 +112,10 @@ impl Scope<'_> {
 impl Stores {
     /// Resolves when every store was filled once.
     pub async fn wait_until_ready(&self) {
-        // A store whose writer is gone belongs to a controller that has ended: the caller ends too.
-        let waits: [BoxFuture<'_, ()>; 6] = [
-            self.models.wait_until_ready().map(drop).boxed(),
-            self.deployments.wait_until_ready().map(drop).boxed(),
-            self.services.wait_until_ready().map(drop).boxed(),
-            self.config_maps.wait_until_ready().map(drop).boxed(),
-            self.service_accounts.wait_until_ready().map(drop).boxed(),
-            self.pods.wait_until_ready().map(drop).boxed(),
-        ];
-        join_all(waits).await;
+        for filled in &self.filled {
+            // An error means that the watch has ended, and with it the controller that waits here.
+            let _ = filled.clone().wait_for(|filled| *filled).await;
+        }
     }
 }
 

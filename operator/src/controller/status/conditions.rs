@@ -130,10 +130,10 @@ fn rollout_message(facts: &Facts<'_>) -> String {
             format!("{} old pods still have to stop before {} alone serves", rollout.total - rollout.updated, revision(facts))
         }
         Some(rollout) => format!(
-            "{} of {} pods are of {}; waiting for all to be ready (now {})",
+            "rolling out {}: {} of {} pods made, {} ready",
+            revision(facts),
             rollout.updated,
             rollout.desired,
-            revision(facts),
             rollout.ready
         ),
         None => "the Deployment does not exist yet".to_owned(),
