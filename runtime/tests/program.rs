@@ -1,0 +1,180 @@
+//! The program itself: what a person or kubelet sees of it from outside.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, Command, Output, Stdio},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use torchmodel_crds::{Failure, FailureReason};
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_torchmodel-runtime"));
+    command.env_remove("TORCHMODEL_CACHE_DIR").env_remove("TORCHMODEL_LOG").stdin(Stdio::null());
+    command
+}
+
+fn model(folder: &TempDir) -> PathBuf {
+    let path = folder.path().join("twice.pt");
+    torch_shim::define_module("def forward(self, x):\n  return x * 2\n", &[], &path).unwrap();
+    path
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs `serve` on a file that cannot be served; the failure that it reports and everything it printed.
+fn refused(folder: &TempDir, file: &Path, more: &[&str]) -> (Failure, Output) {
+    let message = folder.path().join("termination-log");
+    fs::write(&message, "").unwrap();
+    let mut command = program();
+    command.args(["serve", "--http-address=127.0.0.1:0", "--grpc-address=127.0.0.1:0", "--metrics-address=127.0.0.1:0"]);
+    command.arg("--file").arg(file).arg("--termination-message").arg(&message).arg("--cache-dir").arg(folder.path());
+    let output = command.args(more).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let line = fs::read_to_string(&message).unwrap();
+    (Failure::from_line(&line).unwrap_or_else(|| panic!("no failure in '{line}'")), output)
+}
+
+#[test]
+fn what_cannot_be_served_ends_the_program_with_one_line_for_the_operator() {
+    let folder = TempDir::new().unwrap();
+    let path = model(&folder);
+    let write = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        path
+    };
+    let digest = format!("source: {{uri: 'file://{}', sha256: {}}}\n", path.display(), "0".repeat(64));
+    for (file, reason, part) in [
+        (write("garbage.pt", "PK\x03\x04 garbage"), FailureReason::NotTorchScript, "archive"),
+        (write("digest.yaml", &digest), FailureReason::DigestMismatch, "0000"),
+        (write("absent.yaml", "source: {uri: 'file:///does/not/exist.pt'}\n"), FailureReason::NotFound, "/does/not/exist.pt"),
+        (write("field.yaml", "source: {url: x}\n"), FailureReason::SpecInvalid, "unknown field `url`"),
+        (write("scheme.yaml", "source: {uri: 'ftp://host/file'}\n"), FailureReason::SchemeUnsupported, "ftp"),
+        (folder.path().join("nowhere.yaml"), FailureReason::SpecInvalid, "nowhere.yaml"),
+    ] {
+        let (failure, output) = refused(&folder, &file, &[]);
+        assert_eq!(failure.reason, reason, "{}", failure.message);
+        assert!(failure.message.contains(part), "{}: {}", file.display(), failure.message);
+        assert!(text(&output.stderr).contains(part), "the log says it too: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_with_the_flag_that_changes_it() {
+    let folder = TempDir::new().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("--http-address={}", taken.local_addr().unwrap());
+    let output = program().args(["serve", "--file"]).arg(model(&folder)).arg(&address).output().unwrap();
+    let log = text(&output.stderr);
+    assert!(!output.status.success() && log.contains("choose another address with --http-address"), "{log}");
+}
+
+/// A program that serves, and the lines of its log.
+struct Serving {
+    child: Child,
+    log: BufReader<ChildStderr>,
+    http: String,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Serving {
+    fn start(file: &Path, more: &[&str]) -> Self {
+        let mut command = program();
+        command.args(["serve", "--log-format=json", "--shutdown-delay=0s", "--http-address=127.0.0.1:0"]);
+        command.args(["--grpc-address=127.0.0.1:0", "--metrics-address=127.0.0.1:0", "--file"]).arg(file).args(more);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut serving = Self { child, log, http: String::new() };
+        let listening = serving.wait_for("listening");
+        serving.http = listening["http"].as_str().unwrap().to_owned();
+        serving
+    }
+
+    /// The next log line with that message.
+    fn wait_for(&mut self, message: &str) -> Value {
+        let mut line = String::new();
+        while self.log.read_line(&mut line).unwrap() > 0 {
+            let value: Value = serde_json::from_str(&line).unwrap();
+            if value["message"].as_str().is_some_and(|text| text.starts_with(message)) {
+                return value;
+            }
+            line.clear();
+        }
+        panic!("the log ended before '{message}'")
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(&self.http).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+}
+
+#[test]
+fn a_bare_archive_serves_under_its_files_name_and_sigterm_ends_it_cleanly() {
+    let folder = TempDir::new().unwrap();
+    let mut serving = Serving::start(&model(&folder), &[]);
+    serving.wait_for("ready");
+    assert!(serving.get("/v2/health/ready").starts_with("HTTP/1.1 200"));
+    assert!(serving.get("/v2/models/twice").contains("\"name\":\"twice\""));
+    serving.signal("TERM");
+    serving.wait_for("told to stop");
+    serving.wait_for("stopped; every request was answered");
+    assert_eq!(serving.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn it_is_live_but_not_ready_while_it_waits_for_the_artifact() {
+    let folder = TempDir::new().unwrap();
+    // A source that accepts connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = folder.path().join("slow.yaml");
+    let uri = format!("http://{}/m.pt", silent.local_addr().unwrap());
+    fs::write(&config, format!("source: {{uri: '{uri}', sha256: {}}}\n", "0".repeat(64))).unwrap();
+    let cache = format!("--cache-dir={}", folder.path().display());
+    let mut serving = Serving::start(&config, &[&cache]);
+    assert!(serving.get("/v2/health/live").starts_with("HTTP/1.1 200"));
+    let ready = serving.get("/v2/health/ready");
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("model 'slow' is loading"), "{ready}");
+    assert!(serving.get("/v2/models/slow").starts_with("HTTP/1.1 503"));
+    serving.signal("INT");
+    assert_eq!(serving.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn inspect_prints_facts_and_a_manifest_and_pull_prints_a_path() {
+    let folder = TempDir::new().unwrap();
+    let path = model(&folder);
+    let output = program().arg("inspect").arg(&path).output().unwrap();
+    let printed = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(printed.contains("forward(x: Tensor) -> Tensor") && printed.contains("kind: TorchModel"), "{printed}");
+    let sha256 = printed.lines().find_map(|line| line.strip_prefix("sha256:")).unwrap().trim().to_owned();
+    let config = folder.path().join("config.yaml");
+    fs::write(&config, format!("source: {{uri: 'file://{}', sha256: {sha256}}}\n", path.display())).unwrap();
+    let output = program().args(["pull", "--file"]).arg(&config).arg("--cache-dir").arg(folder.path()).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout).trim(), path.display().to_string());
+    let output = program().arg("inspect").arg("/does/not/exist.pt").output().unwrap();
+    assert!(!output.status.success() && text(&output.stderr).contains("/does/not/exist.pt"));
+}
