@@ -75,18 +75,17 @@ pub async fn run(process: Process, shutdown: impl Future<Output = ()> + Send + '
     health.set_standby();
     let result = tokio::select! {
         () = stopped(stop.clone()) => Ok(()),
-        elected = leadership.elected() => {
-            if elected {
+        elected = leadership.elected() => match elected {
+            Ok(()) => {
                 metrics.set_leader(true);
                 let controllers = Controllers { client, args: &args, metrics: metrics.clone(), health };
                 tokio::select! {
                     () = controllers.run(stop.clone()) => Ok(()),
                     () = leadership.lost() => Err(Error::LeadershipLost),
                 }
-            } else {
-                Err(Error::LeadershipLost)
             }
-        }
+            Err(error) => Err(error),
+        },
     };
     metrics.set_leader(false);
     leadership.release().await;

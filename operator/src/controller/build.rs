@@ -141,5 +141,4 @@ fn value_text(value: &Value) -> String {
 }
 
 #[cfg(test)]
-#[path = "build/tests.rs"]
 mod tests;

@@ -80,3 +80,30 @@ where
 {
     store.get(&ObjectRef::new(name).within(namespace))
 }
+
+#[cfg(test)]
+pub mod testing {
+    //! A TorchModel as stored, from its spec alone.
+
+    use serde_json::{Value, json};
+
+    use super::{Dereferenced, Existing, TorchModel};
+
+    /// Of generation 3, in namespace `speech`, with no children.
+    pub fn dereferenced(name: &str, spec: Value) -> Dereferenced {
+        let model: TorchModel = serde_json::from_value(json!({
+            "apiVersion": "serving.torchmodel.dev/v1alpha1", "kind": "TorchModel", "spec": spec,
+            "metadata": {"name": name, "namespace": "speech", "uid": "c0ffee", "generation": 3},
+        }))
+        .unwrap();
+        Dereferenced {
+            meta: model.metadata.clone(),
+            name: name.to_owned(),
+            namespace: "speech".to_owned(),
+            uid: "c0ffee".to_owned(),
+            existing: Existing::default(),
+            pods: Vec::new(),
+            model: Ok(model),
+        }
+    }
+}

@@ -8,7 +8,8 @@ mod event;
 mod failure;
 mod rollout;
 
-use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use jiff::Timestamp;
+use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Time};
 use kube::{
     Api, ResourceExt as _,
     api::{DynamicObject, Patch, PatchParams},
@@ -174,5 +175,4 @@ fn artifact(dereferenced: &Dereferenced) -> Option<ArtifactStatus> {
 }
 
 #[cfg(test)]
-#[path = "status/tests.rs"]
 mod tests;

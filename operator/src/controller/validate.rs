@@ -199,5 +199,20 @@ fn progress_deadline_s(spec: &TorchModelSpec) -> Result<i32, Error> {
 }
 
 #[cfg(test)]
-#[path = "validate/tests.rs"]
 mod tests;
+
+#[cfg(test)]
+pub mod testing {
+    //! The operator's flags as tests have them.
+
+    use super::Defaults;
+
+    /// Images of version 1 and one variable.
+    pub fn defaults() -> Defaults {
+        Defaults {
+            image: "torchmodel-runtime:1".to_owned(),
+            cuda_image: "torchmodel-runtime-cuda:1".to_owned(),
+            env: vec![("AWS_REGION".to_owned(), "us-east-1".to_owned())],
+        }
+    }
+}

@@ -87,8 +87,8 @@ async fn what_is_as_it_should_be_is_never_written_again() {
     let before: Vec<_> = before.into_iter().filter(|line| !line.starts_with("TorchModel")).collect();
     assert_eq!(after, before);
     let since: Vec<_> = server().writes(OPERATOR.1, "quiet").split_off(writes.len());
-    // The marker's own four children and its status; nothing of vad.
-    assert_eq!(since.iter().filter(|write| write.starts_with("patch") && !write.contains('/')).count(), 4, "{since:?}");
+    assert!(since.iter().any(|write| write == "patch deployments marker"), "{since:?}");
+    assert!(!since.iter().any(|write| write.contains("vad")), "{since:?}");
 }
 
 async fn touch(user: &User, name: &str) {

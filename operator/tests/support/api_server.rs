@@ -139,7 +139,7 @@ impl ApiServer {
         Client::try_from(config).unwrap()
     }
 
-    /// Requests that `user` sent for objects of `namespace` so far, as "verb resource/name" of each: those that write.
+    /// Requests that `user` sent for objects of `namespace` so far, as "verb resource name" of each: those that write.
     pub fn writes(&self, user: &str, namespace: &str) -> Vec<String> {
         let log = BufReader::new(fs::File::open(self.folder.join("audit.log")).unwrap());
         let mut writes = Vec::new();
@@ -155,6 +155,7 @@ impl ApiServer {
             if let Some(subresource) = object["subresource"].as_str() {
                 let _ = write!(write, "/{subresource}");
             }
+            let _ = write!(write, " {}", object["name"].as_str().unwrap_or_default());
             writes.push(write);
         }
         writes

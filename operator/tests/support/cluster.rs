@@ -1,6 +1,9 @@
 //! What tests do with an API server: install the chart's rules, run the operator under them, play the parts of the cluster
 //! that do not run, and wait for what should come.
 
+// Each test program uses its own part of this.
+#![allow(dead_code)]
+
 use std::{
     fmt::Debug,
     future::Future,
