@@ -120,7 +120,7 @@ impl GrpcInferenceService for Inference {
         let (metadata, _, message) = request.into_parts();
         let model = message.model_name.clone();
         let mut count = Count { metrics: &self.metrics, start: arrival, model, outcome: "canceled" };
-        let result = match decode::decode(message, &metadata, arrival, &self.limits) {
+        let result = match decode::decode(message, &metadata, arrival, self.limits) {
             Ok(request) => self.service.infer(request).await,
             Err(error) => Err(error),
         };

@@ -5,6 +5,7 @@
 //! in [`TABLE`], and its labels come from closed sets; a model's name becomes a label only once [`Metrics::model`] has named it.
 
 mod series;
+mod table;
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +13,11 @@ use std::{
     time::Duration,
 };
 
-use series::{Counter, DurationCounter, Gauge, Histogram, Label, Number, write_histogram, write_sample};
+pub use self::table::{Metric, MetricKind, TABLE};
+use self::{
+    series::{Counter, DurationCounter, Gauge, Histogram, Label, Number, write_histogram, write_sample},
+    table::Source,
+};
 
 /// Which protocol a request came by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,153 +38,6 @@ impl Protocol {
         }
     }
 }
-
-/// How a metric behaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MetricKind {
-    /// Only grows.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-    /// Counts observations by size.
-    Histogram,
-}
-
-impl MetricKind {
-    /// The word of the text format.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Counter => "counter",
-            Self::Gauge => "gauge",
-            Self::Histogram => "histogram",
-        }
-    }
-}
-
-/// One row of [`TABLE`].
-#[derive(Clone, Copy, Debug)]
-pub struct Metric {
-    /// Its name, whole.
-    pub name: &'static str,
-    /// What it says, for people.
-    pub help: &'static str,
-    /// How it behaves.
-    pub kind: MetricKind,
-    /// Names of its labels.
-    pub labels: &'static [&'static str],
-    source: Source,
-}
-
-/// Where the samples of a metric come from: one sample for each member of the set.
-#[derive(Clone, Copy, Debug)]
-enum Source {
-    BuildInfo,
-    Answers,
-    AnswerDurations,
-    Failures,
-    Count(fn(&ModelSeries) -> u64),
-    Seconds(fn(&ModelSeries) -> f64),
-    Histogram(fn(&ModelSeries) -> &Histogram),
-}
-
-const MODEL: &[&str] = &["model", "version"];
-
-const fn count(name: &'static str, help: &'static str, read: fn(&ModelSeries) -> u64) -> Metric {
-    Metric { name, help, kind: MetricKind::Counter, labels: MODEL, source: Source::Count(read) }
-}
-
-const fn gauge(name: &'static str, help: &'static str, read: fn(&ModelSeries) -> u64) -> Metric {
-    Metric { name, help, kind: MetricKind::Gauge, labels: MODEL, source: Source::Count(read) }
-}
-
-const fn histogram(name: &'static str, help: &'static str, read: fn(&ModelSeries) -> &Histogram) -> Metric {
-    Metric { name, help, kind: MetricKind::Histogram, labels: MODEL, source: Source::Histogram(read) }
-}
-
-/// Every metric of the runtime, in the order in which they are told.
-pub const TABLE: &[Metric] = &[
-    Metric {
-        name: "torchmodel_build_info",
-        help: "The runtime's version; the value is always 1.",
-        kind: MetricKind::Gauge,
-        labels: &["version"],
-        source: Source::BuildInfo,
-    },
-    Metric {
-        name: "torchmodel_request_total",
-        help: "Inference requests answered, by protocol and outcome; model is empty for names that are not served.",
-        kind: MetricKind::Counter,
-        labels: &["model", "protocol", "code"],
-        source: Source::Answers,
-    },
-    Metric {
-        name: "torchmodel_request_duration_seconds",
-        help: "Time from the request's last byte to its answer, as the protocol layer sees it.",
-        kind: MetricKind::Histogram,
-        labels: &["model", "protocol"],
-        source: Source::AnswerDurations,
-    },
-    histogram("torchmodel_queue_duration_seconds", "Time that a request waited for an instance.", |m| &m.queue),
-    histogram("torchmodel_compute_input_duration_seconds", "Time to lay out the inputs of one execution.", |m| {
-        &m.compute_input
-    }),
-    histogram("torchmodel_compute_infer_duration_seconds", "Time of the model itself in one execution.", |m| {
-        &m.compute_infer
-    }),
-    histogram("torchmodel_compute_output_duration_seconds", "Time to take out the outputs of one execution.", |m| {
-        &m.compute_output
-    }),
-    histogram("torchmodel_batch_size", "Rows of one execution.", |m| &m.batch_rows),
-    histogram("torchmodel_batch_requests", "Requests joined into one execution.", |m| &m.batch_requests),
-    gauge("torchmodel_queue_depth", "Requests that wait for an instance.", |m| m.queue_depth.get()),
-    gauge("torchmodel_inflight_requests", "Requests taken and not yet answered.", |m| m.inflight.get()),
-    gauge("torchmodel_instances", "Instances of the model.", |m| m.instances.get()),
-    Metric {
-        name: "torchmodel_instance_busy_seconds_total",
-        help: "Time that instances spent in executions; its rate divided by torchmodel_instances is the busy fraction.",
-        kind: MetricKind::Counter,
-        labels: MODEL,
-        source: Source::Seconds(|m| m.busy.seconds()),
-    },
-    gauge("torchmodel_model_ready", "1 when the model answers requests, else 0.", |m| m.ready.get()),
-    Metric {
-        name: "torchmodel_model_load_duration_seconds",
-        help: "Time from the start of the load to ready, warm-up included.",
-        kind: MetricKind::Gauge,
-        labels: MODEL,
-        source: Source::Seconds(|m| Duration::from_nanos(m.load_duration_ns.get()).as_secs_f64()),
-    },
-    gauge("torchmodel_artifact_size_bytes", "Size of the model's file.", |m| m.artifact_size_bytes.get()),
-    count("nv_inference_request_success", "Requests that succeeded.", |m| m.success.get()),
-    Metric {
-        name: "nv_inference_request_failure",
-        help: "Requests that failed, by reason.",
-        kind: MetricKind::Counter,
-        labels: &["model", "version", "reason"],
-        source: Source::Failures,
-    },
-    count("nv_inference_count", "Inferences, each row of a batch counted.", |m| m.inferences.get()),
-    count("nv_inference_exec_count", "Executions; a batch is one.", |m| m.executions.get()),
-    count("nv_inference_request_duration_us", "Time of successful requests, all together.", |m| {
-        m.request_time.microseconds()
-    }),
-    count("nv_inference_queue_duration_us", "Time of successful requests in the queue, all together.", |m| {
-        m.queue_time.microseconds()
-    }),
-    count("nv_inference_compute_input_duration_us", "Time of successful requests in input handling, all together.", |m| {
-        m.compute_input_time.microseconds()
-    }),
-    count("nv_inference_compute_infer_duration_us", "Time of successful requests in the model, all together.", |m| {
-        m.compute_infer_time.microseconds()
-    }),
-    count(
-        "nv_inference_compute_output_duration_us",
-        "Time of successful requests in output handling, all together.",
-        |m| m.compute_output_time.microseconds(),
-    ),
-    gauge("nv_inference_pending_request_count", "Requests that wait for an instance.", |m| m.queue_depth.get()),
-];
 
 /// Outcomes of an answer: `ok` and every `InferError::reason()`. Anything else is counted as the last.
 const CODES: [&str; 10] = [
@@ -311,7 +169,8 @@ impl Metrics {
     pub fn model(&self, model: &str, version: &str) -> ModelMetrics {
         self.add_answer_series(model);
         let mut models = self.state.models.write().unwrap_or_else(PoisonError::into_inner);
-        let series = models.entry((model.to_owned(), version.to_owned())).or_insert_with(|| Arc::new(ModelSeries::new()));
+        let series =
+            models.entry((model.to_owned(), version.to_owned())).or_insert_with(|| Arc::new(ModelSeries::new()));
         ModelMetrics { series: Arc::clone(series) }
     }
 
@@ -343,8 +202,10 @@ impl Metrics {
     pub fn encode(&self) -> String {
         let mut out = String::with_capacity(16 * 1024);
         for metric in TABLE {
-            for line in [["# HELP ", metric.name, " ", metric.help], ["# TYPE ", metric.name, " ", metric.kind.as_str()]] {
-                line.iter().for_each(|part| out.push_str(part));
+            for line in
+                [["# HELP ", metric.name, " ", metric.help], ["# TYPE ", metric.name, " ", metric.kind.as_str()]]
+            {
+                out.extend(line);
                 out.push('\n');
             }
             match metric.source {
@@ -512,63 +373,4 @@ impl Drop for InflightGuard {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_metric_of_the_table_is_told_with_its_labels() {
-        let metrics = Metrics::new();
-        let model = metrics.model("m", "1");
-        model.record_request(Ok(&RequestTimings { rows: 3, queue: Duration::from_millis(2), ..Default::default() }));
-        model.record_request(Err("overloaded"));
-        let timings = ExecutionTimings { compute_infer: Duration::from_millis(5), ..Default::default() };
-        model.record_execution(3, &timings, 1);
-        model.set_ready(true);
-        let text = metrics.encode();
-        for metric in TABLE {
-            assert!(text.contains(&format!("# TYPE {} {}\n", metric.name, metric.kind.as_str())), "{}", metric.name);
-            let sample = text
-                .lines()
-                .find(|line| line.starts_with(metric.name) && !line.starts_with('#'))
-                .unwrap_or_else(|| panic!("{} has no sample", metric.name));
-            for label in metric.labels {
-                assert!(sample.contains(&format!("{label}=\"")), "{sample} lacks {label}");
-            }
-        }
-        assert!(text.contains("nv_inference_count{model=\"m\",version=\"1\"} 3\n"), "{text}");
-        assert!(text.contains("nv_inference_request_failure{model=\"m\",version=\"1\",reason=\"REJECTED\"} 1\n"));
-        assert!(text.contains("nv_inference_queue_duration_us{model=\"m\",version=\"1\"} 2000\n"));
-        assert!(text.contains("torchmodel_instance_busy_seconds_total{model=\"m\",version=\"1\"} 0.005\n"));
-    }
-
-    #[test]
-    fn a_name_that_is_not_served_never_becomes_a_label() {
-        let metrics = Metrics::new();
-        let _model = metrics.model("m", "1");
-        metrics.record_response(Protocol::Rest, "m", "ok", Duration::ZERO);
-        metrics.record_response(Protocol::Rest, "invented", "not_found", Duration::ZERO);
-        metrics.record_response(Protocol::Grpc, "m", "no such reason", Duration::ZERO);
-        let text = metrics.encode();
-        assert!(!text.contains("invented"));
-        assert!(text.contains("torchmodel_request_total{model=\"m\",protocol=\"rest\",code=\"ok\"} 1\n"), "{text}");
-        assert!(text.contains("torchmodel_request_total{model=\"\",protocol=\"rest\",code=\"not_found\"} 1\n"));
-        assert!(text.contains("torchmodel_request_total{model=\"m\",protocol=\"grpc\",code=\"other\"} 1\n"));
-    }
-
-    #[test]
-    fn a_request_is_in_flight_until_its_guard_is_dropped() {
-        let metrics = Metrics::new();
-        let guard = metrics.model("m", "1").inflight_guard();
-        assert!(metrics.encode().contains("torchmodel_inflight_requests{model=\"m\",version=\"1\"} 1\n"));
-        drop(guard);
-        assert!(metrics.encode().contains("torchmodel_inflight_requests{model=\"m\",version=\"1\"} 0\n"));
-    }
-
-    #[test]
-    fn a_removed_version_is_no_longer_told() {
-        let metrics = Metrics::new();
-        let _model = metrics.model("m", "1");
-        metrics.remove_model("m", "1");
-        assert!(!metrics.encode().contains("version=\"1\""));
-    }
-}
+mod tests;

@@ -92,7 +92,9 @@ fn take_timeout(parameters: &mut Parameters) -> Result<Option<Duration>, InferEr
 /// Parameters of extensions that are not served are refused rather than ignored, unless they have their neutral value.
 fn refuse_reserved(parameters: &mut Parameters) -> Result<(), InferError> {
     if let Some(name) = parameters.keys().find(|name| name.starts_with("triton_") || *name == "headers") {
-        return Err(InferError::InvalidRequest(format!("parameter keys starting with 'triton_' and the key 'headers' are reserved; got '{name}'")));
+        return Err(InferError::InvalidRequest(format!(
+            "parameter keys starting with 'triton_' and the key 'headers' are reserved; got '{name}'"
+        )));
     }
     for name in ["sequence_id", "sequence_start", "sequence_end", "priority"] {
         let Some(value) = parameters.remove(name) else { continue };
@@ -152,13 +154,15 @@ impl<'a> InputHead<'a> {
     /// counted as one so that a great many empty rows are refused, too.
     pub fn new(model: &'a str, name: &'a str, datatype: &str, shape: &'a [i64]) -> Result<Self, InferError> {
         let Some(datatype) = DataType::parse(datatype) else {
-            return Err(InferError::InvalidRequest(format!("input '{name}' for model '{model}' has unknown datatype '{datatype}'")));
+            return Err(InferError::InvalidRequest(format!(
+                "input '{name}' for model '{model}' has unknown datatype '{datatype}'"
+            )));
         };
         Ok(Self { model, name, datatype, shape })
     }
 
     /// Number of elements that the shape asks for, when that many fit `limits`.
-    pub fn element_count(&self, limits: &Limits) -> Result<usize, InferError> {
+    pub fn element_count(&self, limits: Limits) -> Result<usize, InferError> {
         let Self { name, model, shape, .. } = self;
         if shape.len() > MAX_DIMENSIONS {
             return Err(InferError::InvalidRequest(format!(
@@ -167,9 +171,10 @@ impl<'a> InputHead<'a> {
             )));
         }
         let count = element_count(shape).map_err(|error| self.refuse(&error))?;
-        let rows = shape.iter().filter(|dim| **dim > 0).try_fold(1usize, |product, dim| {
-            usize::try_from(*dim).ok().and_then(|dim| product.checked_mul(dim))
-        });
+        let rows = shape
+            .iter()
+            .filter(|dim| **dim > 0)
+            .try_fold(1usize, |product, dim| usize::try_from(*dim).ok().and_then(|dim| product.checked_mul(dim)));
         // An element of BYTES has at least its length.
         let size = self.datatype.size_bytes().unwrap_or(4);
         match rows.and_then(|rows| rows.checked_mul(size)) {
@@ -192,10 +197,14 @@ impl<'a> InputHead<'a> {
         let Self { name, model, .. } = self;
         InferError::InvalidRequest(match error {
             TensorError::SizeMismatch { expected, actual } => {
-                format!("input byte size mismatch for input '{name}' for model '{model}'. Expected {expected}, got {actual}")
+                format!(
+                    "input byte size mismatch for input '{name}' for model '{model}'. Expected {expected}, got {actual}"
+                )
             }
             TensorError::CountMismatch { expected, actual } => {
-                format!("expected {expected} string elements for inference input '{name}' for model '{model}', got {actual}")
+                format!(
+                    "expected {expected} string elements for inference input '{name}' for model '{model}', got {actual}"
+                )
             }
             TensorError::NegativeDimension(_)
             | TensorError::TooLarge(_)
@@ -220,9 +229,9 @@ impl<'a> InputHead<'a> {
 /// Why tensors in shared memory and classification are refused, in the words of both protocols.
 pub fn refuse_tensor_parameter(what: &str, name: &str, parameter: &str) -> Result<(), InferError> {
     match parameter {
-        "shared_memory_region" | "shared_memory_offset" | "shared_memory_byte_size" => Err(InferError::Unsupported(format!(
-            "{what} '{name}' asks for shared memory ('{parameter}'), which this server does not offer"
-        ))),
+        "shared_memory_region" | "shared_memory_offset" | "shared_memory_byte_size" => Err(InferError::Unsupported(
+            format!("{what} '{name}' asks for shared memory ('{parameter}'), which this server does not offer"),
+        )),
         "classification" => Err(InferError::Unsupported(format!(
             "{what} '{name}' asks for '{parameter}', which this server does not offer"
         ))),
@@ -307,7 +316,7 @@ mod tests {
     #[test]
     fn a_shape_is_refused_before_anything_is_allocated() {
         let limits = Limits { max_request_bytes: 1000 };
-        let count = |shape: &[i64]| InputHead::new("m", "x", "FP32", shape).unwrap().element_count(&limits);
+        let count = |shape: &[i64]| InputHead::new("m", "x", "FP32", shape).unwrap().element_count(limits);
         assert_eq!(count(&[]), Ok(1));
         assert_eq!(count(&[250]), Ok(250));
         assert_eq!(count(&[3, 0]), Ok(0));

@@ -106,9 +106,10 @@ async fn live(State(app): State<App>) -> Response {
 async fn ready(State(app): State<App>) -> Response {
     match app.service.readiness() {
         Ok(()) => json_response(StatusCode::OK, &json!({ "ready": true })),
-        Err(reason) => {
-            json_response(StatusCode::SERVICE_UNAVAILABLE, &json!({ "ready": false, "reason": reason, "error": reason }))
-        }
+        Err(reason) => json_response(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &json!({ "ready": false, "reason": reason, "error": reason }),
+        ),
     }
 }
 

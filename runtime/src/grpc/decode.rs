@@ -26,7 +26,7 @@ pub(super) fn decode(
     message: ModelInferRequest,
     metadata: &MetadataMap,
     arrival: Instant,
-    limits: &Limits,
+    limits: Limits,
 ) -> Result<InferRequest, InferError> {
     let model = message.model_name;
     let version = parse_version(&message.model_version)?;

@@ -47,7 +47,9 @@ impl Head {
             Some(text) => deadline_after(
                 arrival,
                 parse_timeout(text).ok_or_else(|| {
-                    invalid(format!("header {REQUEST_TIMEOUT} must be a time above zero such as 1.5 or 250ms, got '{text}'"))
+                    invalid(format!(
+                        "header {REQUEST_TIMEOUT} must be a time above zero such as 1.5 or 250ms, got '{text}'"
+                    ))
                 })?,
             ),
         };
@@ -95,9 +97,9 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct OutputForm {
     /// For outputs that say nothing themselves: `binary_data_output` of the request.
-    pub(super) is_binary: bool,
+    pub(super) binary_by_default: bool,
     /// `binary_data` of single outputs.
-    pub(super) is_binary_by_name: BTreeMap<String, bool>,
+    pub(super) binary_by_name: BTreeMap<String, bool>,
     /// `strict_json` of the request: numbers that JSON does not have become `null` rather than `NaN` or `Infinity`.
     pub(super) is_strict_json: bool,
 }
@@ -110,7 +112,7 @@ pub(super) struct Decoded {
 }
 
 /// Decodes a body with a JSON part.
-pub(super) fn decode(head: &Head, mut body: Bytes, limits: &Limits) -> Result<Decoded, InferError> {
+pub(super) fn decode(head: &Head, mut body: Bytes, limits: Limits) -> Result<Decoded, InferError> {
     let json_length = match head.header_length {
         None => body.len(),
         Some(length) if (1..=body.len()).contains(&length) => length,
@@ -125,9 +127,9 @@ pub(super) fn decode(head: &Head, mut body: Bytes, limits: &Limits) -> Result<De
     json::parse(&json, |parts| assemble(head, parts, body, limits))
 }
 
-fn assemble(head: &Head, mut parts: RequestBody<'_>, mut blobs: Bytes, limits: &Limits) -> Result<Decoded, InferError> {
+fn assemble(head: &Head, mut parts: RequestBody<'_>, mut blobs: Bytes, limits: Limits) -> Result<Decoded, InferError> {
     let mut form = OutputForm {
-        is_binary: take_bool(&mut parts.parameters, "binary_data_output", "the request")?.unwrap_or(false),
+        binary_by_default: take_bool(&mut parts.parameters, "binary_data_output", "the request")?.unwrap_or(false),
         is_strict_json: take_bool(&mut parts.parameters, "strict_json", "the request")?.unwrap_or(false),
         ..OutputForm::default()
     };
@@ -154,7 +156,7 @@ fn decode_input(
     model: &str,
     mut input: InputBody<'_>,
     blobs: &mut Bytes,
-    limits: &Limits,
+    limits: Limits,
 ) -> Result<NamedTensor, InferError> {
     let name = input.name.as_str();
     for parameter in input.parameters.keys() {
@@ -165,7 +167,9 @@ fn decode_input(
     let binary_size = match input.parameters.remove("binary_data_size") {
         None => None,
         Some(Parameter::Int64(size)) if size >= 0 => Some(usize::try_from(size).unwrap_or(usize::MAX)),
-        Some(_) => return Err(invalid(format!("parameter 'binary_data_size' of input '{name}' must be a number of bytes"))),
+        Some(_) => {
+            return Err(invalid(format!("parameter 'binary_data_size' of input '{name}' must be a number of bytes")));
+        }
     };
     match (input.data, binary_size) {
         (Some(data), None) => {
@@ -182,7 +186,9 @@ fn decode_input(
         (None, Some(size)) => {
             if size > blobs.len() {
                 let missing = size - blobs.len();
-                return Err(invalid(format!("unexpected size for input '{name}', expecting {missing} additional bytes for model '{model}'")));
+                return Err(invalid(format!(
+                    "unexpected size for input '{name}', expecting {missing} additional bytes for model '{model}'"
+                )));
             }
             head.with_data(blobs.split_to(size))
         }
@@ -200,7 +206,7 @@ fn decode_output(mut output: OutputBody, form: &mut OutputForm) -> Result<String
     }
     let what = format!("output '{}'", output.name);
     if let Some(is_binary) = take_bool(&mut output.parameters, "binary_data", &what)? {
-        form.is_binary_by_name.insert(output.name.clone(), is_binary);
+        form.binary_by_name.insert(output.name.clone(), is_binary);
     }
     Ok(output.name)
 }
@@ -219,7 +225,7 @@ pub(super) fn decode_raw(
     head: &Head,
     body: Bytes,
     metadata: &ModelMetadata,
-    limits: &Limits,
+    limits: Limits,
 ) -> Result<Decoded, InferError> {
     let model = head.model.as_str();
     let [input] = metadata.inputs.as_slice() else {
@@ -254,7 +260,7 @@ pub(super) fn decode_raw(
         parameters: Parameters::new(),
         deadline: head.deadline,
     };
-    let form = OutputForm { is_binary: true, ..OutputForm::default() };
+    let form = OutputForm { binary_by_default: true, ..OutputForm::default() };
     Ok(Decoded { request: finish_request(request, head.arrival)?, form })
 }
 

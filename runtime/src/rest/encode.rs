@@ -3,6 +3,8 @@
 //! Called by `rest::infer`. Elements are formatted straight into the JSON text; binary tensors are handed on as they are,
 //! without a copy. Invariant: the text is what Triton's clients read, key order included.
 
+use std::io::Write;
+
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter};
@@ -63,7 +65,7 @@ pub(super) fn encode(response: InferResponse, form: &OutputForm) -> Result<Encod
 }
 
 fn is_binary(name: &str, form: &OutputForm) -> bool {
-    form.is_binary_by_name.get(name).copied().unwrap_or(form.is_binary)
+    form.binary_by_name.get(name).copied().unwrap_or(form.binary_by_default)
 }
 
 fn write_output(out: &mut Vec<u8>, output: &NamedTensor, form: &OutputForm) -> Result<(), InferError> {
@@ -135,11 +137,19 @@ fn write_data(out: &mut Vec<u8>, name: &str, tensor: &Tensor, is_strict: bool) -
         DataType::Int64 => write_each(out, data, |out, bytes| json.write_i64(out, i64::from_le_bytes(bytes))),
         DataType::Fp32 => write_each(out, data, |out, bytes| {
             let value = f32::from_le_bytes(bytes);
-            if value.is_finite() { json.write_f32(out, value) } else { write_non_finite(out, value.into(), is_strict) }
+            if value.is_finite() {
+                json.write_f32(out, value)
+            } else {
+                out.write_all(non_finite_token(value.into(), is_strict))
+            }
         }),
         DataType::Fp64 => write_each(out, data, |out, bytes| {
             let value = f64::from_le_bytes(bytes);
-            if value.is_finite() { json.write_f64(out, value) } else { write_non_finite(out, value, is_strict) }
+            if value.is_finite() {
+                json.write_f64(out, value)
+            } else {
+                out.write_all(non_finite_token(value, is_strict))
+            }
         }),
         DataType::Bytes => return write_strings(out, name, tensor),
         datatype @ (DataType::Fp16 | DataType::Bf16) => {
@@ -172,15 +182,13 @@ fn write_each<const N: usize>(
 }
 
 /// The tokens that Python's and Triton's readers take, or `null` for readers that know JSON only.
-fn write_non_finite(out: &mut Vec<u8>, value: f64, is_strict: bool) -> std::io::Result<()> {
-    let token: &[u8] = match value {
+fn non_finite_token(value: f64, is_strict: bool) -> &'static [u8] {
+    match value {
         _ if is_strict => b"null",
         _ if value.is_nan() => b"NaN",
         _ if value > 0.0 => b"Infinity",
         _ => b"-Infinity",
-    };
-    out.extend_from_slice(token);
-    Ok(())
+    }
 }
 
 fn write_strings(out: &mut Vec<u8>, name: &str, tensor: &Tensor) -> Result<(), InferError> {

@@ -56,7 +56,9 @@ impl RestError {
         match self {
             Self::Infer(error) => error.reason(),
             Self::BodyTimeout => "canceled",
-            Self::TooLarge(_) | Self::UnsupportedEncoding(_) | Self::UnknownPath | Self::WrongMethod => "invalid_request",
+            Self::TooLarge(_) | Self::UnsupportedEncoding(_) | Self::UnknownPath | Self::WrongMethod => {
+                "invalid_request"
+            }
         }
     }
 

@@ -34,11 +34,7 @@ use crate::{
 const INLINE_BYTES: usize = 1 << 20;
 
 /// Handles one inference request.
-pub(super) async fn infer(
-    State(app): State<App>,
-    target: Result<Target, RestError>,
-    request: Request,
-) -> Response {
+pub(super) async fn infer(State(app): State<App>, target: Result<Target, RestError>, request: Request) -> Response {
     let mut count = Count::new(&app.metrics);
     match answer(&app, target, request, &mut count).await {
         Ok(encoded) => {
@@ -74,10 +70,10 @@ async fn decode_body(app: &App, head: Head, body: Bytes) -> Result<Decoded, Rest
     let limits = app.limits;
     if head.header_length == Some(0) {
         let metadata = app.service.model_metadata(&head.model, head.version.as_deref())?;
-        return Ok(decode_raw(&head, body, &metadata, &limits)?);
+        return Ok(decode_raw(&head, body, &metadata, limits)?);
     }
     let is_large = head.header_length.unwrap_or(body.len()) > INLINE_BYTES;
-    Ok(off_thread(is_large, move || decode(&head, body, &limits)).await?)
+    Ok(off_thread(is_large, move || decode(&head, body, limits)).await?)
 }
 
 /// Bytes of the outputs: a measure of how long their JSON takes.

@@ -47,9 +47,8 @@ pub(super) fn parse<R>(
     json: &[u8],
     read: impl FnOnce(RequestBody<'_>) -> Result<R, InferError>,
 ) -> Result<R, InferError> {
-    let refuse = |error: &dyn fmt::Display| {
-        InferError::InvalidRequest(format!("failed to parse the request JSON: {error}"))
-    };
+    let refuse =
+        |error: &dyn fmt::Display| InferError::InvalidRequest(format!("failed to parse the request JSON: {error}"));
     let text = std::str::from_utf8(json).map_err(|error| refuse(&error))?;
     match serde_json::from_str(text) {
         Ok(body) => read(body),
@@ -315,7 +314,8 @@ mod tests {
 
     #[test]
     fn data_may_come_before_its_datatype_and_unknown_keys_are_skipped() {
-        let json = br#"{"x":{"y":[[1]]},"inputs":[{"data":[1,2],"more":null,"name":"a","shape":[2],"datatype":"FP32"}]}"#;
+        let json =
+            br#"{"x":{"y":[[1]]},"inputs":[{"data":[1,2],"more":null,"name":"a","shape":[2],"datatype":"FP32"}]}"#;
         parse(json, |body| {
             assert_eq!(body.inputs[0].data.unwrap().get(), "[1,2]");
             assert_eq!(body.inputs[0].shape, [2]);
@@ -352,7 +352,10 @@ mod tests {
             (r#"{"inputs":[],"inputs":[]}"#, "duplicate field 'inputs'"),
             (r#"{"id":null,"id":null,"inputs":[]}"#, "duplicate field 'id'"),
             (r#"{"parameters":{"a":1,"a":2},"inputs":[]}"#, "duplicate parameter 'a'"),
-            (r#"{"parameters":{"a":[1]},"inputs":[]}"#, "field 'a': invalid type: sequence, expected a string, a number"),
+            (
+                r#"{"parameters":{"a":[1]},"inputs":[]}"#,
+                "field 'a': invalid type: sequence, expected a string, a number",
+            ),
             (r#"{"inputs":[]} x"#, "trailing characters"),
             (r#"{"outputs":[{}],"inputs":[]}"#, "missing field 'name'"),
         ];

@@ -128,7 +128,9 @@ pub fn to_contents(tensor: &TestTensor) -> Option<InferTensorContents> {
     match tensor.datatype {
         DataType::Bool => contents.bool_contents = data.iter().map(|byte| *byte != 0).collect(),
         DataType::Uint8 => contents.uint_contents = data.iter().map(|byte| u32::from(*byte)).collect(),
-        DataType::Uint16 => contents.uint_contents = chunks(data).map(|bytes| u16::from_le_bytes(bytes).into()).collect(),
+        DataType::Uint16 => {
+            contents.uint_contents = chunks(data).map(|bytes| u16::from_le_bytes(bytes).into()).collect();
+        }
         DataType::Uint32 => contents.uint_contents = chunks(data).map(u32::from_le_bytes).collect(),
         DataType::Uint64 => contents.uint64_contents = chunks(data).map(u64::from_le_bytes).collect(),
         DataType::Int8 => contents.int_contents = chunks(data).map(|bytes| i8::from_le_bytes(bytes).into()).collect(),
@@ -165,7 +167,8 @@ pub fn json_input(tensor: &TestTensor, data: Option<Value>) -> Value {
 
 /// Reads the outputs of a REST answer, JSON or binary.
 pub fn rest_outputs(answer: &Answer) -> Vec<TestTensor> {
-    let json_length = answer.header("inference-header-content-length").map_or(answer.body.len(), |n| n.parse().unwrap());
+    let json_length =
+        answer.header("inference-header-content-length").map_or(answer.body.len(), |n| n.parse().unwrap());
     let (json, mut blobs) = answer.body.split_at(json_length);
     let json: Value = serde_json::from_slice(json).unwrap();
     let outputs = json["outputs"].as_array().unwrap().iter().map(|output| {
@@ -189,7 +192,8 @@ pub fn rest_outputs(answer: &Answer) -> Vec<TestTensor> {
 
 fn from_json(datatype: DataType, values: &[Value]) -> Vec<u8> {
     let element = |value: &Value| -> Vec<u8> {
-        let (int, unsigned, float) = (|| value.as_i64().unwrap(), || value.as_u64().unwrap(), || value.as_f64().unwrap());
+        let (int, unsigned, float) =
+            (|| value.as_i64().unwrap(), || value.as_u64().unwrap(), || value.as_f64().unwrap());
         match datatype {
             DataType::Bool => vec![value.as_bool().unwrap().into()],
             DataType::Uint8 | DataType::Uint16 | DataType::Uint32 | DataType::Uint64 => {

@@ -118,10 +118,8 @@ async fn messages_beyond_tonics_default_pass_up_to_the_limit() {
 #[tokio::test]
 async fn messages_may_be_compressed_both_ways() {
     let server = Server::start().await;
-    let mut client = grpc(server.grpc)
-        .await
-        .send_compressed(CompressionEncoding::Gzip)
-        .accept_compressed(CompressionEncoding::Gzip);
+    let mut client =
+        grpc(server.grpc).await.send_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Gzip);
     let response = client.model_infer(vector(1000)).await.unwrap();
     assert_eq!(response.metadata().get("grpc-encoding").unwrap(), "gzip");
     assert_eq!(response.into_inner().raw_output_contents[0], Bytes::from(vec![0; 4000]));

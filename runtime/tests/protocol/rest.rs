@@ -93,7 +93,8 @@ async fn wrong_bodies_are_the_clients_fault() {
     let ask = async |body: &[u8], headers: &[(&str, &str)]| {
         http(server.rest, "POST /v2/models/vector/infer", headers, body).await
     };
-    let deep = format!(r#"{{"inputs":[{{"name":"input","shape":[1],"datatype":"FP32","data":{}}}]}}"#, "[".repeat(100_000));
+    let deep =
+        format!(r#"{{"inputs":[{{"name":"input","shape":[1],"datatype":"FP32","data":{}}}]}}"#, "[".repeat(100_000));
     let nested = format!(
         r#"{{"inputs":[{{"name":"input","shape":[1],"datatype":"FP32","data":{}1{}}}]}}"#,
         "[".repeat(10_000),
@@ -153,7 +154,8 @@ async fn non_finite_numbers_travel_both_ways() {
 #[tokio::test]
 async fn a_request_timeout_header_is_a_deadline() {
     let server = Server::start().await;
-    let answer = http(server.rest, "POST /v2/models/slow/infer", &[("x-request-timeout", "1ms")], br#"{"inputs":[]}"#).await;
+    let answer =
+        http(server.rest, "POST /v2/models/slow/infer", &[("x-request-timeout", "1ms")], br#"{"inputs":[]}"#).await;
     assert_eq!(answer.status, 504, "{answer:?}");
 }
 
@@ -204,7 +206,8 @@ async fn a_stopping_server_answers_what_is_in_flight_and_takes_nothing_new() {
     let mut server = Server::start().await;
     let mut stream = TcpStream::connect(server.rest).await.unwrap();
     let body = r#"{"inputs":[]}"#;
-    let request = format!("POST /v2/models/slow/infer HTTP/1.1\r\nhost: t\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let request =
+        format!("POST /v2/models/slow/infer HTTP/1.1\r\nhost: t\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     stream.write_all(request.as_bytes()).await.unwrap();
     let is_in_flight = async || {
         let text = String::from_utf8(http(server.admin, "GET /metrics", &[], b"").await.body).unwrap();

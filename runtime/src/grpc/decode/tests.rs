@@ -1,7 +1,7 @@
 //! Tests of the decoder: raw and typed contents, and the words for what is wrong with them.
 
-use prost::Message;
 use proptest::prelude::*;
+use prost::Message;
 
 use super::*;
 use crate::grpc::proto::model_infer_request::InferRequestedOutputTensor;
@@ -24,7 +24,7 @@ fn request(inputs: Vec<InferInputTensor>, raw: &[&'static [u8]]) -> ModelInferRe
 }
 
 fn decode_now(message: ModelInferRequest) -> Result<InferRequest, InferError> {
-    decode(message, &MetadataMap::new(), Instant::now(), &LIMITS)
+    decode(message, &MetadataMap::new(), Instant::now(), LIMITS)
 }
 
 fn error(message: ModelInferRequest) -> String {
@@ -55,13 +55,33 @@ fn typed_contents_become_the_bytes_of_their_datatype() {
         ("INT8", ints(&[-128, 127]), vec![0x80, 0x7f]),
         ("INT16", ints(&[-2, 1]), vec![0xfe, 0xff, 1, 0]),
         ("INT32", ints(&[-2, 1]), vec![0xfe, 0xff, 0xff, 0xff, 1, 0, 0, 0]),
-        ("INT64", InferTensorContents { int64_contents: vec![-1, 1], ..contents() }, [[0xff; 8], 1u64.to_le_bytes()].concat()),
+        (
+            "INT64",
+            InferTensorContents { int64_contents: vec![-1, 1], ..contents() },
+            [[0xff; 8], 1u64.to_le_bytes()].concat(),
+        ),
         ("UINT8", InferTensorContents { uint_contents: vec![255, 0], ..contents() }, vec![255, 0]),
         ("UINT16", InferTensorContents { uint_contents: vec![65535, 1], ..contents() }, vec![255, 255, 1, 0]),
-        ("UINT32", InferTensorContents { uint_contents: vec![u32::MAX, 1], ..contents() }, vec![255, 255, 255, 255, 1, 0, 0, 0]),
-        ("UINT64", InferTensorContents { uint64_contents: vec![u64::MAX, 0], ..contents() }, [[0xff; 8], [0; 8]].concat()),
-        ("FP32", InferTensorContents { fp32_contents: vec![1.0, f32::INFINITY], ..contents() }, vec![0, 0, 0x80, 0x3f, 0, 0, 0x80, 0x7f]),
-        ("FP64", InferTensorContents { fp64_contents: vec![1.0, 2.0], ..contents() }, [1f64.to_le_bytes(), 2f64.to_le_bytes()].concat()),
+        (
+            "UINT32",
+            InferTensorContents { uint_contents: vec![u32::MAX, 1], ..contents() },
+            vec![255, 255, 255, 255, 1, 0, 0, 0],
+        ),
+        (
+            "UINT64",
+            InferTensorContents { uint64_contents: vec![u64::MAX, 0], ..contents() },
+            [[0xff; 8], [0; 8]].concat(),
+        ),
+        (
+            "FP32",
+            InferTensorContents { fp32_contents: vec![1.0, f32::INFINITY], ..contents() },
+            vec![0, 0, 0x80, 0x3f, 0, 0, 0x80, 0x7f],
+        ),
+        (
+            "FP64",
+            InferTensorContents { fp64_contents: vec![1.0, 2.0], ..contents() },
+            [1f64.to_le_bytes(), 2f64.to_le_bytes()].concat(),
+        ),
         (
             "BYTES",
             InferTensorContents { bytes_contents: vec![Bytes::from_static(b"a\0"), Bytes::new()], ..contents() },
@@ -141,8 +161,9 @@ fn the_call_timeout_and_the_parameter_give_the_earlier_deadline() {
     let mut metadata = MetadataMap::new();
     metadata.insert("grpc-timeout", "2S".parse().unwrap());
     let timeout = InferParameter { parameter_choice: Some(ParameterChoice::Int64Param(1000)) };
-    let message = ModelInferRequest { parameters: HashMap::from([("timeout".to_owned(), timeout)]), ..Default::default() };
-    let deadline = |message| decode(message, &metadata, arrival, &LIMITS).unwrap().deadline;
+    let message =
+        ModelInferRequest { parameters: HashMap::from([("timeout".to_owned(), timeout)]), ..Default::default() };
+    let deadline = |message| decode(message, &metadata, arrival, LIMITS).unwrap().deadline;
     assert_eq!(deadline(ModelInferRequest::default()), Some(arrival + Duration::from_secs(2)));
     assert_eq!(deadline(message), Some(arrival + Duration::from_millis(1)));
     let table = [("1H", 3600), ("2M", 120), ("3S", 3)];

@@ -12,11 +12,11 @@ fn head(header_length: Option<usize>) -> Head {
 }
 
 fn decode_json(json: &str) -> Result<Decoded, InferError> {
-    decode(&head(None), Bytes::copy_from_slice(json.as_bytes()), &LIMITS)
+    decode(&head(None), Bytes::copy_from_slice(json.as_bytes()), LIMITS)
 }
 
 fn decode_binary(json: &str, blobs: &[u8]) -> Result<Decoded, InferError> {
-    decode(&head(Some(json.len())), [json.as_bytes(), blobs].concat().into(), &LIMITS)
+    decode(&head(Some(json.len())), [json.as_bytes(), blobs].concat().into(), LIMITS)
 }
 
 fn error(result: Result<Decoded, InferError>) -> String {
@@ -39,8 +39,8 @@ fn a_json_request_is_decoded() {
     assert_eq!(request.inputs[0].tensor.data().as_ref(), [1, 0, 0, 0, 0xfe, 0xff, 0xff, 0xff]);
     assert_eq!(request.outputs, ["y", "x"], "in the order asked for");
     assert_eq!(request.parameters, Parameters::from([("mine".into(), Parameter::Double(1.5))]));
-    let is_binary_by_name = [("y".to_owned(), true)].into();
-    assert_eq!(decoded.form, OutputForm { is_binary: false, is_binary_by_name, is_strict_json: true });
+    let binary_by_name = [("y".to_owned(), true)].into();
+    assert_eq!(decoded.form, OutputForm { binary_by_default: false, binary_by_name, is_strict_json: true });
 }
 
 #[test]
@@ -52,11 +52,11 @@ fn json_and_binary_inputs_may_be_mixed_and_binary_ones_are_slices_of_the_body() 
         {"name":"d","shape":[0],"datatype":"FP32","parameters":{"binary_data_size":0}}],
         "parameters":{"binary_data_output":true}}"#;
     let body = Bytes::from([json.as_bytes(), &[1, 2, 3, 4]].concat());
-    let decoded = decode(&head(Some(json.len())), body.clone(), &LIMITS).unwrap();
+    let decoded = decode(&head(Some(json.len())), body.clone(), LIMITS).unwrap();
     let data: Vec<_> = decoded.request.inputs.iter().map(|input| input.tensor.data().clone()).collect();
     assert_eq!(data, [&[1, 2][..], &[5], &[3, 4], &[]]);
     assert_eq!(data[2].as_ptr(), body[json.len() + 2..].as_ptr());
-    assert!(decoded.form.is_binary);
+    assert!(decoded.form.binary_by_default);
 }
 
 #[test]
@@ -65,8 +65,14 @@ fn errors_of_a_request_name_what_is_wrong() {
     let cases = [
         (r#""shape":[1],"datatype":"FP99","data":[1]"#, "input 'a' for model 'm' has unknown datatype 'FP99'"),
         (r#""shape":[2],"datatype":"FP32","data":[1]"#, "asks for 2 elements, but 1 are given"),
-        (r#""shape":[1],"datatype":"BYTES","data":[]"#, "expected 1 string elements for inference input 'a' for model 'm', got 0"),
-        (r#""shape":[-1],"datatype":"FP32","data":[1]"#, "input 'a' for model 'm': shape [-1] has a negative dimension"),
+        (
+            r#""shape":[1],"datatype":"BYTES","data":[]"#,
+            "expected 1 string elements for inference input 'a' for model 'm', got 0",
+        ),
+        (
+            r#""shape":[-1],"datatype":"FP32","data":[1]"#,
+            "input 'a' for model 'm': shape [-1] has a negative dimension",
+        ),
         (r#""shape":[0],"datatype":"FP32","data":[1]"#, "asks for 0 elements"),
         (r#""shape":[1048577],"datatype":"UINT8","data":[1]"#, "more than the limit of 1048576 bytes"),
         (r#""shape":[4294967296,4294967296],"datatype":"UINT8","data":[1]"#, "too many elements"),
@@ -99,7 +105,9 @@ fn every_byte_of_a_binary_request_must_belong_to_an_input() {
     let json = r#"{"inputs":[{"name":"a","shape":[1],"datatype":"FP32","parameters":{"binary_data_size":4}}]}"#;
     assert!(decode_binary(json, &[0; 4]).is_ok());
     assert_eq!(error(decode_binary(json, &[0; 5])), "unexpected additional input data for model 'm': 1 bytes");
-    assert!(error(decode_binary(json, &[0; 3])).contains("unexpected size for input 'a', expecting 1 additional bytes"));
+    assert!(
+        error(decode_binary(json, &[0; 3])).contains("unexpected size for input 'a', expecting 1 additional bytes")
+    );
     let longer = json.replace(":4", ":5");
     let message = error(decode_binary(&longer, &[0; 5]));
     assert_eq!(message, "input byte size mismatch for input 'a' for model 'm'. Expected 4, got 5");
@@ -109,7 +117,7 @@ fn every_byte_of_a_binary_request_must_belong_to_an_input() {
 
 #[test]
 fn the_json_length_must_be_within_the_body_and_plain_digits() {
-    let outside = decode(&head(Some(9)), Bytes::from_static(b"{}"), &LIMITS);
+    let outside = decode(&head(Some(9)), Bytes::from_static(b"{}"), LIMITS);
     assert_eq!(error(outside), "inference header size should be in range (0, 2), got: 9");
     let parsed = |text: &str| {
         let headers = HeaderMap::from_iter([(HEADER_LENGTH.parse().unwrap(), text.parse().unwrap())]);
@@ -163,11 +171,11 @@ fn metadata(inputs: &[(&str, DataType, &[i64])]) -> ModelMetadata {
 #[test]
 fn a_raw_request_takes_its_shape_from_the_model() {
     let decode = |inputs: &[(&str, DataType, &[i64])], size: usize| {
-        decode_raw(&head(Some(0)), vec![1; size].into(), &metadata(inputs), &LIMITS)
+        decode_raw(&head(Some(0)), vec![1; size].into(), &metadata(inputs), LIMITS)
     };
     let shape = |inputs: &[(&str, DataType, &[i64])], size| {
         let decoded = decode(inputs, size).unwrap();
-        assert!(decoded.form.is_binary);
+        assert!(decoded.form.binary_by_default);
         decoded.request.inputs[0].tensor.shape().to_vec()
     };
     assert_eq!(shape(&[("x", DataType::Fp32, &[-1, 2])], 16), [2, 2]);
@@ -183,7 +191,7 @@ fn a_raw_request_takes_its_shape_from_the_model() {
 proptest! {
     #[test]
     fn any_bytes_are_decoded_or_refused_as_the_clients_fault(body in prop::collection::vec(any::<u8>(), 0..200), length in prop::option::of(0usize..250)) {
-        if let Err(error) = decode(&head(length.map(|n| n.max(1))), body.into(), &LIMITS) {
+        if let Err(error) = decode(&head(length.map(|n| n.max(1))), body.into(), LIMITS) {
             prop_assert!(matches!(error, InferError::InvalidRequest(_) | InferError::Unsupported(_)));
         }
     }
@@ -192,10 +200,10 @@ proptest! {
     fn a_request_with_one_byte_changed_is_decoded_or_refused(position in 0usize..300, byte in any::<u8>()) {
         let json = r#"{"id":"x","inputs":[{"name":"a","shape":[2,2],"datatype":"FP32","data":[[1,2.5],[-3e4,NaN]]},{"name":"s","shape":[1],"datatype":"BYTES","data":["\u00fc"]},{"name":"b","shape":[2],"datatype":"INT64","parameters":{"binary_data_size":16}}],"outputs":[{"name":"y","parameters":{"binary_data":true}}]}"#;
         let mut body = [json.as_bytes(), &[0; 16]].concat();
-        prop_assert!(decode(&head(Some(json.len())), body.clone().into(), &LIMITS).is_ok());
+        prop_assert!(decode(&head(Some(json.len())), body.clone().into(), LIMITS).is_ok());
         let position = position % body.len();
         body[position] = byte;
-        let _ = decode(&head(Some(json.len())), body.into(), &LIMITS);
+        let _ = decode(&head(Some(json.len())), body.into(), LIMITS);
     }
 
     #[test]

@@ -4,10 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    rest::{
-        data,
-        decode::OutputForm,
-    },
+    rest::{data, decode::OutputForm},
     tensor::push_bytes_element,
 };
 
@@ -50,7 +47,7 @@ fn keys_stand_in_tritons_order_and_an_empty_id_is_left_out() {
 fn a_binary_output_is_handed_on_without_a_copy() {
     let answer = response(DataType::Fp32, vec![2], vec![1; 8]);
     let data = answer.outputs[0].tensor.data().clone();
-    let encoded = encode(answer, &OutputForm { is_binary: true, ..OutputForm::default() }).unwrap();
+    let encoded = encode(answer, &OutputForm { binary_by_default: true, ..OutputForm::default() }).unwrap();
     assert_eq!(encoded.blobs[0].as_ptr(), data.as_ptr());
     let json = std::str::from_utf8(&encoded.json).unwrap();
     assert!(json.ends_with(r#""shape":[2],"parameters":{"binary_data_size":8}}]}"#), "{json}");
@@ -59,9 +56,9 @@ fn a_binary_output_is_handed_on_without_a_copy() {
 #[test]
 fn what_an_output_says_itself_wins_over_the_request() {
     let answer = || response(DataType::Fp16, vec![1], vec![0; 2]);
-    let with = |is_binary: bool, own: bool| OutputForm {
-        is_binary,
-        is_binary_by_name: [("y".to_owned(), own)].into(),
+    let with = |binary_by_default: bool, own: bool| OutputForm {
+        binary_by_default,
+        binary_by_name: [("y".to_owned(), own)].into(),
         ..OutputForm::default()
     };
     assert_eq!(encode(answer(), &with(false, true)).unwrap().blobs.len(), 1);
@@ -71,8 +68,10 @@ fn what_an_output_says_itself_wins_over_the_request() {
 
 #[test]
 fn an_empty_binary_output_has_a_size_and_no_bytes() {
-    let encoded =
-        encode(response(DataType::Fp32, vec![0], vec![]), &OutputForm { is_binary: true, ..OutputForm::default() });
+    let encoded = encode(
+        response(DataType::Fp32, vec![0], vec![]),
+        &OutputForm { binary_by_default: true, ..OutputForm::default() },
+    );
     let encoded = encoded.unwrap();
     assert!(encoded.blobs.is_empty());
     assert!(encoded.json.ends_with(br#""parameters":{"binary_data_size":0}}]}"#));
