@@ -16,6 +16,9 @@ use super::error::RestError;
 /// How long the body may pause.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long the body of a refused request may pause before it is given up.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The most that is allocated on the word of a `Content-Length`.
 const TRUSTED_LENGTH: usize = 4 << 20;
 
@@ -33,7 +36,13 @@ enum Encoding {
 
 /// The decoded body of a request, at most `limit` bytes long.
 pub(super) async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, RestError> {
-    let encoding = encoding(headers)?;
+    let encoding = match encoding(headers) {
+        Ok(encoding) => encoding,
+        Err(error) => {
+            discard(headers, body, limit).await;
+            return Err(error);
+        }
+    };
     let bytes = collect(headers, body, limit).await?;
     if encoding == Encoding::Identity {
         return Ok(bytes);
@@ -61,9 +70,26 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, RestError> {
     }
 }
 
+/// Takes in and forgets what a client still sends of a refused request, up to `limit` bytes: an answer before the end of the
+/// body would be lost to many clients, whose connection is reset while they send. A client that waits for `100 Continue` is not
+/// told to go on.
+pub(super) async fn discard(headers: &HeaderMap, mut body: Body, limit: usize) {
+    if headers.contains_key(header::EXPECT) {
+        return;
+    }
+    let mut left = limit;
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(DISCARD_TIMEOUT, body.frame()).await {
+        match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
+
 async fn collect(headers: &HeaderMap, mut body: Body, limit: usize) -> Result<Bytes, RestError> {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > limit) {
+        discard(headers, body, limit).await;
         return Err(RestError::TooLarge(limit));
     }
     let mut first = Bytes::new();
@@ -74,6 +100,8 @@ async fn collect(headers: &HeaderMap, mut body: Body, limit: usize) -> Result<By
         let frame = frame.map_err(|error| RestError::invalid(format!("failed to read the request body: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if data.len() > limit.saturating_sub(first.len().saturating_add(whole.len())) {
+            drop((first, whole));
+            discard(headers, body, limit).await;
             return Err(RestError::TooLarge(limit));
         }
         if first.is_empty() && whole.is_empty() {

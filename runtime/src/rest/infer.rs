@@ -54,10 +54,18 @@ async fn answer(
     request: Request,
     count: &mut Count<'_>,
 ) -> Result<Encoded, RestError> {
-    let target = target?;
-    count.model.clone_from(&target.model);
     let (parts, body) = request.into_parts();
-    let head = Head::new(target.model, target.version, &parts.headers)?;
+    let head = target.and_then(|target| {
+        count.model.clone_from(&target.model);
+        Ok(Head::new(target.model, target.version, &parts.headers)?)
+    });
+    let head = match head {
+        Ok(head) => head,
+        Err(error) => {
+            body::discard(&parts.headers, body, app.limits.max_request_bytes).await;
+            return Err(error);
+        }
+    };
     let body = body::read(&parts.headers, body, app.limits.max_request_bytes).await?;
     count.start = Instant::now();
     let Decoded { request, form } = decode_body(app, head, body).await?;
