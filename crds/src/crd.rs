@@ -14,6 +14,8 @@ use crate::TorchModel;
 const HEADER: &str = "# Generated from crds/src by `make generate`; do not edit.\n";
 /// Formats that the API server knows; it warns at every `kubectl apply` about any other.
 const FORMATS: [&str; 3] = ["int32", "int64", "date-time"];
+/// What Kubernetes accepts as a quantity, so that a mistake is refused when the TorchModel is applied.
+const QUANTITY: &str = r"^(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE][+-]?[0-9]+))?$";
 /// Fields whose types are Kubernetes' own: `kubectl explain pod.spec.containers` describes what is below.
 const KUBERNETES_TYPES: [&str; 2] = ["/spec/resources", "/spec/runtime/env"];
 
@@ -33,6 +35,15 @@ pub fn crd() -> CustomResourceDefinition {
             if let (Some(description), Some(schema)) = (description, schema.as_object_mut()) {
                 schema.insert("description".to_owned(), description);
             }
+        }
+    }
+    for field in ["limits", "requests"] {
+        let path =
+            format!("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/resources/properties/{field}");
+        if let Some(quantity) =
+            value.pointer_mut(&format!("{path}/additionalProperties")).and_then(Value::as_object_mut)
+        {
+            quantity.insert("pattern".to_owned(), QUANTITY.into());
         }
     }
     serde_json::from_value(value).expect("a CRD without `nullable` is still a CRD")

@@ -5,6 +5,9 @@
 //!
 //! Invariant: [`ModelSource`] and [`ModelSpec`] are the only description of a model, for the cluster and for a laptop alike.
 
+// `kubectl explain` shows these comments, where backticks around a kind or condition would only be noise.
+#![allow(clippy::doc_markdown)]
+
 mod crd;
 mod duration;
 mod failure;

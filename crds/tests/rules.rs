@@ -7,7 +7,7 @@ use torchmodel_crds::{TorchModel, violations};
 
 /// One row of `manifests.yaml`.
 #[derive(Deserialize)]
-struct Case {
+struct Row {
     case: String,
     name: String,
     spec: serde_yaml::Value,
@@ -20,8 +20,8 @@ struct Case {
 
 #[test]
 fn every_manifest_is_accepted_or_refused_with_its_sentence() {
-    let cases: Vec<Case> = serde_yaml::from_str(include_str!("manifests.yaml")).unwrap();
-    for Case { case, name, spec, refused, by_schema } in cases {
+    let cases: Vec<Row> = serde_yaml::from_str(include_str!("manifests.yaml")).unwrap();
+    for Row { case, name, spec, refused, by_schema } in cases {
         if by_schema {
             continue;
         }

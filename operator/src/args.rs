@@ -111,7 +111,8 @@ mod tests {
     #[test]
     fn the_flags_are_these() {
         use clap::CommandFactory as _;
-        let mut flags: Vec<_> = Args::command().get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect();
+        let mut flags: Vec<_> =
+            Args::command().get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect();
         flags.sort();
         insta::assert_snapshot!(flags.join("\n"));
     }

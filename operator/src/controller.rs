@@ -132,7 +132,7 @@ async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action
     let meta = object.meta();
     let span = info_span!("reconcile", namespace = meta.namespace, name = meta.name, generation = meta.generation);
     let started = Instant::now();
-    let result = converge(&object, &context).instrument(span).await;
+    let result = Box::pin(converge(&object, &context)).instrument(span).await;
     context.metrics.record_reconcile(started.elapsed(), result.is_ok());
     if result.is_ok() {
         context.backoff.forget(object.meta());
@@ -149,7 +149,7 @@ async fn converge(object: &Guarded, context: &Context) -> Result<(), Error> {
     context.stores.wait_until_ready().await;
     let dereferenced = dereference::dereference(object, &context.stores)?;
     let outcome = match validate::validate(&dereferenced, &context.defaults) {
-        Ok(validated) => apply::apply(build::build(&validated)?, &dereferenced, context).await,
+        Ok(validated) => Box::pin(apply::apply(build::build(&validated)?, &dereferenced, context)).await,
         Err(error) => Err(error.into()),
     };
     if let Err(Error::OwnerGone) = outcome {

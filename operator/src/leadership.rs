@@ -50,8 +50,11 @@ impl Leadership {
             let leases: Api<Lease> = Api::namespaced(campaign.client.clone(), &campaign.namespace);
             tokio::select! {
                 leads = campaign.is_leader.wait_for(|leads| *leads) => {
-                    let ended = leads.is_err();
-                    return if ended { Err(Error::LeadershipLost) } else { Ok(info!("this process is the leader")) };
+                    let elected = leads.map(drop).map_err(|_| Error::LeadershipLost);
+                    if elected.is_ok() {
+                        info!("this process is the leader");
+                    }
+                    return elected;
                 }
                 () = given_back(leases, &campaign.name) => {}
             }
@@ -86,7 +89,11 @@ impl Leadership {
 
 type Competition = (watch::Receiver<bool>, JoinHandle<Result<LeaseManager, LeaseManagerError>>);
 
-async fn compete(client: &Client, (namespace, name): (&str, &str), parameters: &LeaseParams) -> Result<Competition, Error> {
+async fn compete(
+    client: &Client,
+    (namespace, name): (&str, &str),
+    parameters: &LeaseParams,
+) -> Result<Competition, Error> {
     let builder = LeaseManagerBuilder::new(client.clone(), name).with_namespace(namespace);
     let manager = builder.with_parameters(parameters.clone()).build().await;
     let error = |source| Error::Election { namespace: namespace.to_owned(), name: name.to_owned(), source };

@@ -78,13 +78,21 @@ impl Metrics {
         registry.register("controller_runtime_reconcile_errors", "Reconciles that failed", reconcile_errors.clone());
         let reconcile_seconds: Family<_, _, fn() -> Histogram> =
             Family::new_with_constructor(|| Histogram::new(RECONCILE_BUCKETS));
-        registry.register("controller_runtime_reconcile_time_seconds", "Time of a reconcile", reconcile_seconds.clone());
+        registry.register(
+            "controller_runtime_reconcile_time_seconds",
+            "Time of a reconcile",
+            reconcile_seconds.clone(),
+        );
         let leader = Family::default();
         registry.register("leader_election_master_status", "Whether this process leads: 1 or 0", leader.clone());
         let writes = Family::default();
         registry.register("torchmodel_operator_writes", "Objects written to the API server", writes.clone());
         let failures = Family::default();
-        registry.register("torchmodel_operator_failures", "Times that a TorchModel began to fail, by reason", failures.clone());
+        registry.register(
+            "torchmodel_operator_failures",
+            "Times that a TorchModel began to fail, by reason",
+            failures.clone(),
+        );
         let watch_errors = Counter::default();
         registry.register("torchmodel_operator_watch_errors", "Errors of watches, each retried", watch_errors.clone());
         let metrics = Self {

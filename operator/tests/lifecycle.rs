@@ -33,7 +33,7 @@ fn server() -> &'static ApiServer {
     SERVER.get_or_init(ApiServer::start)
 }
 
-/// A namespace with the chart installed for it alone: Roles, no ClusterRole.
+/// A namespace with the chart installed for it alone: roles of that namespace only.
 struct Site {
     user: User,
     account: String,
@@ -114,7 +114,10 @@ async fn with_roles_alone_it_serves_its_namespace_and_no_other() {
 async fn a_restart_writes_nothing_and_repairs_what_happened_meanwhile() {
     let site = Site::new("restart").await;
     let operator = site.operator("one").await;
-    site.user.apply("vad", json!({"source": {"uri": "s3://models/1.pt"}, "resources": {"limits": {"cpu": "1500m"}}})).await.unwrap();
+    site.user
+        .apply("vad", json!({"source": {"uri": "s3://models/1.pt"}, "resources": {"limits": {"cpu": "1500m"}}}))
+        .await
+        .unwrap();
     let deployment = site.user.deployment("vad", "").await;
     site.user.roll_out(&deployment).await;
     site.user.status("vad", "Ready", |status| condition(status, "Ready") == "True Serving").await;
@@ -150,7 +153,12 @@ async fn a_second_process_stands_by_and_takes_over_as_soon_as_the_first_ends() {
         }
     })
     .await;
-    assert!(get(second.address, "/metrics").await.1.contains("leader_election_master_status{name=\"torchmodel-operator\"} 0"));
+    assert!(
+        get(second.address, "/metrics")
+            .await
+            .1
+            .contains("leader_election_master_status{name=\"torchmodel-operator\"} 0")
+    );
 
     let started = std::time::Instant::now();
     first.stop().await;
@@ -194,7 +202,8 @@ async fn the_scale_subresource_scales_the_pods_and_tells_autoscalers_how_many_th
     models.patch_scale("vad", &PatchParams::default(), &scale).await.unwrap();
     let what = "three replicas";
     let deployments = user.api::<Deployment>();
-    let deployment = eventually(&deployments, "vad", what, |live| live.spec.as_ref().unwrap().replicas == Some(3)).await;
+    let deployment =
+        eventually(&deployments, "vad", what, |live| live.spec.as_ref().unwrap().replicas == Some(3)).await;
     user.roll_out(&deployment).await;
     user.status("vad", "Ready", |status| condition(status, "Ready") == "True Serving").await;
     let scale = models.get_scale("vad").await.unwrap();
@@ -202,7 +211,8 @@ async fn the_scale_subresource_scales_the_pods_and_tells_autoscalers_how_many_th
     assert_eq!(scale.status.and_then(|status| status.selector).as_deref(), Some("serving.torchmodel.dev/model=vad"));
 
     models.patch_scale("vad", &PatchParams::default(), &Patch::Merge(json!({"spec": {"replicas": 0}}))).await.unwrap();
-    let deployment = eventually(&deployments, "vad", "none", |live| live.spec.as_ref().unwrap().replicas == Some(0)).await;
+    let deployment =
+        eventually(&deployments, "vad", "none", |live| live.spec.as_ref().unwrap().replicas == Some(0)).await;
     user.roll_out(&deployment).await;
     let status = user.status("vad", "nothing", |status| condition(status, "Ready") == "True ScaledToZero").await;
     assert_eq!(condition(&status, "Available"), "False ScaledToZero");

@@ -4,10 +4,10 @@
 
 #[path = "support/api_server.rs"]
 mod api_server;
-#[path = "support/cluster.rs"]
-mod cluster;
 #[path = "reconcile/children.rs"]
 mod children;
+#[path = "support/cluster.rs"]
+mod cluster;
 #[path = "reconcile/failures.rs"]
 mod failures;
 #[path = "reconcile/manifests.rs"]
@@ -38,7 +38,8 @@ fn server() -> &'static ApiServer {
             runtime.block_on(async move {
                 let account = install_chart(&server, "torchmodel", OPERATOR.0, json!({})).await;
                 let identity = Identity::ServiceAccount(OPERATOR.0.to_owned(), account);
-                let flags = ["--lease-namespace=torchmodel-system", "--lease-name=torchmodel", "--runtime-image=runtime:test"];
+                let flags =
+                    ["--lease-namespace=torchmodel-system", "--lease-name=torchmodel", "--runtime-image=runtime:test"];
                 let _operator = Operator::start(&server, identity, &flags).await;
                 sender.send(server).unwrap();
                 std::future::pending::<()>().await;

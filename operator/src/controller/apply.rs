@@ -21,7 +21,7 @@ use tracing::info;
 
 use super::{
     Context,
-    build::{Applied, Children, Prepared, content_hash, short},
+    build::{self, Applied, Children, Prepared, content_hash, short},
     dereference::{Dereferenced, Existing},
     error::{Error as ReconcileError, Reason, Requeue},
     status::Rollout,
@@ -90,7 +90,11 @@ impl Error {
 
     /// What the API server calls invalid stays so until somebody changes it.
     pub fn requeue(&self) -> Requeue {
-        if self.reason() == Reason::Failure(FailureReason::SpecInvalid) { Requeue::AwaitChange } else { Requeue::Backoff }
+        if self.reason() == Reason::Failure(FailureReason::SpecInvalid) {
+            Requeue::AwaitChange
+        } else {
+            Requeue::Backoff
+        }
     }
 }
 
@@ -106,14 +110,13 @@ pub async fn apply(
         &dereferenced.existing;
     let mut applier = Applier::new(dereferenced, context);
 
-    let service_account = match service_account {
-        Some(desired) => Some(applier.apply(desired, live_account.as_ref()).await?),
-        None => {
-            if let Some(unwanted) = live_account {
-                applier.delete(&**unwanted).await?;
-            }
-            None
+    let service_account = if let Some(desired) = service_account {
+        Some(applier.apply(desired, live_account.as_ref()).await?)
+    } else {
+        if let Some(unwanted) = live_account {
+            applier.delete(&**unwanted).await?;
         }
+        None
     };
     let wanted = config_map.name_any();
     let live = config_maps.iter().find(|live| live.name_any() == wanted);
@@ -174,7 +177,8 @@ impl<'a> Applier<'a> {
                 return Ok(fresh.clone());
             }
         }
-        let applied = write(&api, &name, &wanted, fresh.is_some()).await.map_err(|source| request("applying", source))?;
+        let applied =
+            write(&api, &name, &wanted, fresh.is_some()).await.map_err(|source| request("applying", source))?;
         let write = if fresh.is_none() { Write::Create } else { Write::Change };
         self.metrics.record_write(&kind, write);
         match write {
@@ -228,7 +232,10 @@ impl<'a> Applier<'a> {
         let resource = ApiResource::erase::<TorchModel>(&());
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), self.namespace, &resource);
         match api.get_metadata_opt(self.owner).await.map_err(Error::Owner)? {
-            Some(owner) if owner.metadata.uid.as_deref() == Some(self.owner_uid) && owner.metadata.deletion_timestamp.is_none() => {
+            Some(owner)
+                if owner.metadata.uid.as_deref() == Some(self.owner_uid)
+                    && owner.metadata.deletion_timestamp.is_none() =>
+            {
                 self.is_owner_confirmed = true;
                 Ok(())
             }
@@ -253,7 +260,7 @@ where
     }
 }
 
-fn annotated<K: Resource + Serialize>(mut desired: K) -> Result<K, ReconcileError> {
+fn annotated<K: Resource + Serialize>(mut desired: K) -> Result<K, build::Error> {
     let hash = content_hash(&desired)?;
     desired.annotations_mut().insert(APPLIED_ANNOTATION.to_owned(), short(&hash).to_owned());
     Ok(desired)

@@ -64,7 +64,8 @@ fn delay(meta: &ObjectMeta, count: u32) -> Duration {
     let whole = FIRST.saturating_mul(2u32.saturating_pow(count.saturating_sub(1))).min(LAST);
     let mut hasher = DefaultHasher::new();
     (&meta.uid, count).hash(&mut hasher);
-    whole - whole.mul_f64(f64::from(u32::try_from(hasher.finish() % 200).unwrap_or_default()) / 1000.0)
+    let thousandths = 800 + u32::try_from(hasher.finish() % 201).unwrap_or_default();
+    whole.mul_f64(f64::from(thousandths) / 1000.0)
 }
 
 #[cfg(test)]

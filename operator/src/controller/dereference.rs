@@ -70,7 +70,7 @@ pub fn dereference(object: &Guarded, stores: &Stores) -> Result<Dereferenced, Er
         config_maps: labelled(&stores.config_maps, &namespace, &name),
     };
     let pods = labelled(&stores.pods, &namespace, &name);
-    let model = object.0.as_ref().map(Clone::clone).map_err(|invalid| invalid.error.clone());
+    let model = object.0.clone().map_err(|invalid| invalid.error);
     Ok(Dereferenced { model, meta: meta.clone(), name, namespace, uid, existing, pods })
 }
 
@@ -90,7 +90,7 @@ pub mod testing {
     use super::{Dereferenced, Existing, TorchModel};
 
     /// Of generation 3, in namespace `speech`, with no children.
-    pub fn dereferenced(name: &str, spec: Value) -> Dereferenced {
+    pub fn dereferenced(name: &str, spec: &Value) -> Dereferenced {
         let model: TorchModel = serde_json::from_value(json!({
             "apiVersion": "serving.torchmodel.dev/v1alpha1", "kind": "TorchModel", "spec": spec,
             "metadata": {"name": name, "namespace": "speech", "uid": "c0ffee", "generation": 3},

@@ -63,7 +63,9 @@ impl Reason {
     pub const fn hint(self) -> &'static str {
         match self {
             Self::Failure(reason) => reason.hint(),
-            Self::ApiError => "the operator tries again by itself; if this stays, check its permissions and the namespace's quota",
+            Self::ApiError => {
+                "the operator tries again by itself; if this stays, check its permissions and the namespace's quota"
+            }
         }
     }
 }

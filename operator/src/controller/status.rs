@@ -111,7 +111,8 @@ pub fn compute_status(
     let failure = outcome.ok().filter(|_| !is_complete).and_then(|children| {
         failure::find(&dereferenced.pods, template_of(&children.deployment), rollout.as_ref(), (previous, now))
     });
-    let serving = outcome.ok().map_or(0, |children| failure::ready_pods(&dereferenced.pods, template_of(&children.deployment)));
+    let serving =
+        outcome.ok().map_or(0, |children| failure::ready_pods(&dereferenced.pods, template_of(&children.deployment)));
     let facts = Facts {
         generation,
         error: outcome.err(),
@@ -128,10 +129,11 @@ pub fn compute_status(
     TorchModelStatus {
         observed_generation: Some(generation),
         replicas: Some(rollout.as_ref().map_or(0, |rollout| rollout.total)),
-        replicas_summary: Some(rollout.as_ref().map_or_else(
-            || "0/0".to_owned(),
-            |rollout| format!("{}/{}", rollout.ready, rollout.desired),
-        )),
+        replicas_summary: Some(
+            rollout
+                .as_ref()
+                .map_or_else(|| "0/0".to_owned(), |rollout| format!("{}/{}", rollout.ready, rollout.desired)),
+        ),
         ready_replicas: Some(rollout.as_ref().map_or(0, |rollout| rollout.ready)),
         updated_replicas: Some(rollout.as_ref().map_or(0, |rollout| rollout.updated)),
         selector: Some(format!("{MODEL_LABEL}={}", dereferenced.name)),

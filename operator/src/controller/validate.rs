@@ -130,21 +130,35 @@ pub fn validate(dereferenced: &Dereferenced, defaults: &Defaults) -> Result<Vali
     Ok(ValidatedModel {
         name: dereferenced.name.clone(),
         namespace: dereferenced.namespace.clone(),
-        owner: model.controller_owner_ref(&()).ok_or(Error::NoIdentity)?,
+        owner: owner(model)?,
         credentials: spec.source.credentials.as_ref().map(|secret| secret.secret_name.clone()),
         source,
         model: named(model),
         claim_name,
         container: container(spec, defaults)?,
-        node_selector: spec.accelerator.as_ref().map(|accelerator| accelerator.node_selector.clone()).unwrap_or_default(),
+        node_selector: spec
+            .accelerator
+            .as_ref()
+            .map(|accelerator| accelerator.node_selector.clone())
+            .unwrap_or_default(),
         replicas: spec.replicas.unwrap_or(1),
-        drain_timeout: spec.drain.as_ref().and_then(|drain| drain.timeout).map_or(DEFAULT_DRAIN, |timeout| timeout.get()),
+        drain_timeout: spec
+            .drain
+            .as_ref()
+            .and_then(|drain| drain.timeout)
+            .map_or(DEFAULT_DRAIN, torchmodel_crds::Duration::get),
         progress_deadline_s: progress_deadline_s(spec)?,
         service_account: match &spec.service_account_name {
             Some(name) => ServiceAccountChoice::Named(name.clone()),
             None => ServiceAccountChoice::Own,
         },
     })
+}
+
+/// Children go first when the TorchModel is deleted in the foreground.
+fn owner(model: &TorchModel) -> Result<OwnerReference, Error> {
+    let reference = model.controller_owner_ref(&()).ok_or(Error::NoIdentity)?;
+    Ok(OwnerReference { block_owner_deletion: Some(true), ..reference })
 }
 
 /// The source as the runtime reads it, and the claim to mount for it.
@@ -194,7 +208,7 @@ fn progress_deadline_s(spec: &TorchModelSpec) -> Result<i32, Error> {
         .rollout
         .as_ref()
         .and_then(|rollout| rollout.progress_deadline)
-        .map_or(DEFAULT_PROGRESS_DEADLINE, |deadline| deadline.get());
+        .map_or(DEFAULT_PROGRESS_DEADLINE, torchmodel_crds::Duration::get);
     i32::try_from(deadline.as_secs()).map_err(|_| Error::OutOfRange { field: "spec.rollout.progressDeadline" })
 }
 

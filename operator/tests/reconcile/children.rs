@@ -83,7 +83,8 @@ async fn what_is_as_it_should_be_is_never_written_again() {
     user.apply("marker", json!({"source": {"uri": "s3://models/marker.pt"}})).await.unwrap();
     touch(&user, "vad").await;
     user.status("marker", "a status", |status| !status.conditions.is_empty()).await;
-    let after: Vec<_> = versions(&user, "vad").await.into_iter().filter(|line| !line.starts_with("TorchModel")).collect();
+    let after: Vec<_> =
+        versions(&user, "vad").await.into_iter().filter(|line| !line.starts_with("TorchModel")).collect();
     let before: Vec<_> = before.into_iter().filter(|line| !line.starts_with("TorchModel")).collect();
     assert_eq!(after, before);
     let since: Vec<_> = server().writes(OPERATOR.1, "quiet").split_off(writes.len());
@@ -152,7 +153,8 @@ async fn a_changed_model_is_a_new_revision_and_the_old_one_goes_when_nobody_need
 
     user.apply("vad", json!({"source": {"uri": "s3://models/2.pt"}})).await.unwrap();
     let second = user.deployment("vad", &revision(&first)).await;
-    let status = user.status("vad", "not Ready", |status| condition(status, "Ready") == "False RolloutInProgress").await;
+    let status =
+        user.status("vad", "not Ready", |status| condition(status, "Ready") == "False RolloutInProgress").await;
     assert_eq!(condition(&status, "Available"), "True MinimumAvailable", "the old revision still serves");
     user.api::<ConfigMap>().get(&revision(&first)).await.expect("the old pods may still need their revision");
 

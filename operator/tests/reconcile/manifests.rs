@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::user;
 
 #[derive(Deserialize)]
-struct Case {
+struct Row {
     case: String,
     name: String,
     spec: Value,
@@ -16,8 +16,8 @@ struct Case {
 #[tokio::test]
 async fn every_manifest_is_accepted_or_refused_with_its_sentence() {
     let user = user("manifests").await;
-    let cases: Vec<Case> = serde_yaml::from_str(include_str!("../../../crds/tests/manifests.yaml")).unwrap();
-    for Case { case, name, spec, refused } in cases {
+    let cases: Vec<Row> = serde_yaml::from_str(include_str!("../../../crds/tests/manifests.yaml")).unwrap();
+    for Row { case, name, spec, refused } in cases {
         let result = user.apply(&name, spec).await;
         match (refused, result) {
             (None, Ok(_)) => {}

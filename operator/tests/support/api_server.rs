@@ -201,7 +201,8 @@ fn programs() -> PathBuf {
     };
     let cached = fs::read_dir(target.join("cache/cluster")).into_iter().flatten().flatten();
     folders.extend(cached.map(|entry| entry.path()));
-    let is_complete = |folder: &PathBuf| ["kube-apiserver", "etcd", "helm"].iter().all(|name| folder.join(name).exists());
+    let is_complete =
+        |folder: &PathBuf| ["kube-apiserver", "etcd", "helm"].iter().all(|name| folder.join(name).exists());
     let found = folders.iter().find(|folder| is_complete(folder));
     let Some(folder) = found else {
         panic!(

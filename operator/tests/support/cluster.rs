@@ -4,11 +4,7 @@
 // Each test program uses its own part of this.
 #![allow(dead_code)]
 
-use std::{
-    fmt::Debug,
-    future::Future,
-    time::Duration,
-};
+use std::{fmt::Debug, future::Future, time::Duration};
 
 use clap::Parser as _;
 use k8s_openapi::{
@@ -49,7 +45,7 @@ where
     let condition = |object: Option<&K>| object.is_some_and(&is_so);
     match tokio::time::timeout(PATIENCE, await_condition(api.clone(), name, condition)).await {
         Ok(object) => object.unwrap().unwrap(),
-        Err(_) => panic!("not within {PATIENCE:?}: {what}; last seen: {:#?}", api.get_opt(name).await),
+        Err(elapsed) => panic!("{what}: {elapsed} after {PATIENCE:?}; last seen: {:#?}", api.get_opt(name).await),
     }
 }
 
@@ -174,7 +170,10 @@ impl User {
     /// The model's status once `is_so` holds for it.
     pub async fn status(&self, name: &str, what: &str, is_so: impl Fn(&TorchModelStatus) -> bool) -> TorchModelStatus {
         let is_so = |model: &TorchModel| {
-            model.status.as_ref().is_some_and(|status| status.observed_generation == model.metadata.generation && is_so(status))
+            model
+                .status
+                .as_ref()
+                .is_some_and(|status| status.observed_generation == model.metadata.generation && is_so(status))
         };
         eventually(&self.api::<TorchModel>(), name, what, is_so).await.status.unwrap()
     }
@@ -195,7 +194,7 @@ impl User {
         self.patch_status::<Deployment>(&deployment.name_any(), status).await;
     }
 
-    /// Plays the ReplicaSet controller: a pod of the Deployment's template.
+    /// Plays the replica set controller: a pod of the Deployment's template.
     pub async fn create_pod(&self, deployment: &Deployment, name: &str) -> Pod {
         let template = deployment.spec.as_ref().unwrap().template.clone();
         let mut pod = Pod { metadata: template.metadata.unwrap(), spec: template.spec, ..Pod::default() };

@@ -43,7 +43,10 @@ fn list_is_covered(live: &[Value], wanted: &[Value]) -> bool {
             let same = live.iter().find(|candidate| candidate.get(key) == item.get(key));
             same.is_some_and(|same| is_covered(Some(same), item, false))
         }),
-        _ => live.len() == wanted.len() && live.iter().zip(wanted).all(|(live, item)| is_covered(Some(live), item, false)),
+        _ => {
+            live.len() == wanted.len()
+                && live.iter().zip(wanted).all(|(live, item)| is_covered(Some(live), item, false))
+        }
     }
 }
 
@@ -79,7 +82,9 @@ fn quantity(text: &str) -> Option<i128> {
         "Ti" => 1_000_000_000 << 40,
         "Pi" => 1_000_000_000 << 50,
         "Ei" => 1_000_000_000 << 60,
-        exponent => 10i128.checked_pow(exponent.strip_prefix(['e', 'E'])?.parse::<u32>().ok()?)?.checked_mul(1_000_000_000)?,
+        exponent => {
+            10i128.checked_pow(exponent.strip_prefix(['e', 'E'])?.parse::<u32>().ok()?)?.checked_mul(1_000_000_000)?
+        }
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let digits: i128 = format!("{whole}{fraction}").parse().ok()?;

@@ -40,7 +40,10 @@ pub fn build_pod_template(model: &ValidatedModel, config_map: &str) -> PodTempla
                 run_as_non_root: Some(true),
                 run_as_user: Some(USER),
                 run_as_group: Some(USER),
-                seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
+                seccomp_profile: Some(SeccompProfile {
+                    type_: "RuntimeDefault".to_owned(),
+                    ..SeccompProfile::default()
+                }),
                 ..PodSecurityContext::default()
             }),
             termination_grace_period_seconds: Some(i64::try_from(grace_s).unwrap_or(i64::MAX)),

@@ -9,7 +9,7 @@ use crate::controller::{
     validate::{testing::defaults, validate},
 };
 
-fn children(spec: serde_json::Value) -> Children<Prepared> {
+fn children(spec: &Value) -> Children<Prepared> {
     let dereferenced: Dereferenced = dereferenced("vad", spec);
     build(&validate(&dereferenced, &defaults()).unwrap()).unwrap()
 }
@@ -20,7 +20,7 @@ fn yaml<T: Serialize>(child: &T) -> String {
 
 #[test]
 fn the_simplest_manifest_gives_these_children() {
-    let children = children(json!({"source": {"uri": "s3://models/vad.pt"}}));
+    let children = children(&json!({"source": {"uri": "s3://models/vad.pt"}}));
     insta::assert_snapshot!("simplest_deployment", yaml(&children.deployment));
     insta::assert_snapshot!("simplest_service", yaml(&children.service));
     insta::assert_snapshot!("simplest_config_map", yaml(&children.config_map));
@@ -29,7 +29,7 @@ fn the_simplest_manifest_gives_these_children() {
 
 #[test]
 fn a_manifest_that_says_everything_gives_this_deployment_and_revision() {
-    let children = children(json!({
+    let children = children(&json!({
         "source": {"uri": "s3://models/vad.pt", "sha256": "a".repeat(64), "credentials": {"secretName": "s3"},
             "s3": {"endpoint": "http://10.0.0.1:7070"}},
         "model": {"name": "speech", "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 512]}],
@@ -49,8 +49,11 @@ fn a_manifest_that_says_everything_gives_this_deployment_and_revision() {
 
 #[test]
 fn a_volume_is_mounted_and_the_runtime_reads_a_file() {
-    let children = children(json!({"source": {"volume": {"claimName": "models", "path": "vad/1.pt"}}}));
-    assert_eq!(children.config_map.data.unwrap()["model.yaml"], "source:\n  uri: file:///mnt/source/vad/1.pt\nmodel:\n  name: vad\n");
+    let children = children(&json!({"source": {"volume": {"claimName": "models", "path": "vad/1.pt"}}}));
+    assert_eq!(
+        children.config_map.data.unwrap()["model.yaml"],
+        "source:\n  uri: file:///mnt/source/vad/1.pt\nmodel:\n  name: vad\n"
+    );
     let pod = children.deployment.spec.unwrap().template.spec.unwrap();
     let volume = pod.volumes.unwrap().into_iter().find(|volume| volume.name == "source").unwrap();
     assert_eq!(volume.persistent_volume_claim.unwrap().claim_name, "models");
@@ -59,7 +62,7 @@ fn a_volume_is_mounted_and_the_runtime_reads_a_file() {
 }
 
 /// Label of the pod template and name of the revision.
-fn identity(spec: serde_json::Value) -> (String, String) {
+fn identity(spec: &Value) -> (String, String) {
     let children = children(spec);
     let template = children.deployment.spec.unwrap().template;
     (template.metadata.unwrap().labels.unwrap()[TEMPLATE_LABEL].clone(), children.config_map.metadata.name.unwrap())
@@ -68,22 +71,26 @@ fn identity(spec: serde_json::Value) -> (String, String) {
 #[test]
 fn the_template_changes_with_what_the_pods_need_and_with_nothing_else() {
     let base = json!({"source": {"uri": "s3://models/vad.pt"}});
-    let (template, revision) = identity(base.clone());
-    assert_eq!(identity(base), (template.clone(), revision.clone()));
-    let scaled = identity(json!({"source": {"uri": "s3://models/vad.pt"}, "replicas": 5, "rollout": {"progressDeadline": "1m"}}));
+    let (template, revision) = identity(&base);
+    assert_eq!(identity(&base), (template.clone(), revision.clone()));
+    let scaled = identity(
+        &json!({"source": {"uri": "s3://models/vad.pt"}, "replicas": 5, "rollout": {"progressDeadline": "1m"}}),
+    );
     assert_eq!(scaled, (template.clone(), revision.clone()));
-    let other_model = identity(json!({"source": {"uri": "s3://models/other.pt"}}));
+    let other_model = identity(&json!({"source": {"uri": "s3://models/other.pt"}}));
     assert!(other_model.0 != template && other_model.1 != revision);
-    let other_image = identity(json!({"source": {"uri": "s3://models/vad.pt"}, "runtime": {"image": "mine:2"}}));
+    let other_image = identity(&json!({"source": {"uri": "s3://models/vad.pt"}, "runtime": {"image": "mine:2"}}));
     assert!(other_image.0 != template && other_image.1 == revision);
 }
 
 #[test]
 fn a_variable_of_the_manifest_wins_and_stands_once() {
     let env = json!([{"name": "AWS_REGION", "value": "mine"}, {"name": "HOME", "value": "/home"}]);
-    let children = children(json!({"source": {"uri": "s3://models/vad.pt"}, "runtime": {"env": env}}));
+    let children = children(&json!({"source": {"uri": "s3://models/vad.pt"}, "runtime": {"env": env}}));
     let env = children.deployment.spec.unwrap().template.spec.unwrap().containers[0].env.clone().unwrap();
-    let values = |name: &str| env.iter().filter(|entry| entry.name == name).map(|entry| entry.value.clone().unwrap()).collect::<Vec<_>>();
+    let values = |name: &str| {
+        env.iter().filter(|entry| entry.name == name).map(|entry| entry.value.clone().unwrap()).collect::<Vec<_>>()
+    };
     assert_eq!(values("AWS_REGION"), ["mine"]);
     assert_eq!(values("HOME"), ["/home"]);
 }

@@ -79,7 +79,9 @@ fn condition(
     (status, reason, message): Verdict,
     (generation, previous, now): (i64, &[Condition], &Time),
 ) -> Condition {
-    let since = find(previous, type_).filter(|before| before.status == status).map(|before| before.last_transition_time.clone());
+    let since = find(previous, type_)
+        .filter(|before| before.status == status)
+        .map(|before| before.last_transition_time.clone());
     Condition {
         type_: type_.to_owned(),
         status: status.to_owned(),
@@ -127,7 +129,11 @@ fn ready(facts: &Facts<'_>) -> Verdict {
 fn rollout_message(facts: &Facts<'_>) -> String {
     match facts.rollout {
         Some(rollout) if rollout.updated >= rollout.desired && rollout.total > rollout.updated => {
-            format!("{} old pods still have to stop before {} alone serves", rollout.total - rollout.updated, revision(facts))
+            format!(
+                "{} old pods still have to stop before {} alone serves",
+                rollout.total - rollout.updated,
+                revision(facts)
+            )
         }
         Some(rollout) => format!(
             "rolling out {}: {} of {} pods made, {} ready",
@@ -142,7 +148,9 @@ fn rollout_message(facts: &Facts<'_>) -> String {
 
 fn available(facts: &Facts<'_>) -> Verdict {
     match facts.rollout {
-        Some(rollout) if rollout.ready > 0 => ("True", "MinimumAvailable", format!("{} pods take requests", rollout.ready)),
+        Some(rollout) if rollout.ready > 0 => {
+            ("True", "MinimumAvailable", format!("{} pods take requests", rollout.ready))
+        }
         Some(rollout) if rollout.desired == 0 => ("False", "ScaledToZero", "no pods are wanted".to_owned()),
         Some(_) => ("False", "NoPodReady", "no pod takes requests".to_owned()),
         None if facts.error.is_some() => ("False", "NoPodReady", "there are no pods".to_owned()),
@@ -180,7 +188,9 @@ fn artifact_ready(facts: &Facts<'_>) -> Verdict {
         Some(failure) if matches!(failure.phase, FailurePhase::Fetch | FailurePhase::Verify) => {
             ("False", failure.reason.as_str(), failure.message.clone())
         }
-        Some(failure) if matches!(failure.phase, FailurePhase::Load | FailurePhase::Warmup | FailurePhase::Serve) => is_there(),
+        Some(failure) if matches!(failure.phase, FailurePhase::Load | FailurePhase::Warmup | FailurePhase::Serve) => {
+            is_there()
+        }
         _ if has_served(facts) => is_there(),
         _ => ("Unknown", "WaitingForPod", "no pod of the wanted revision has fetched the artifact yet".to_owned()),
     }

@@ -34,7 +34,9 @@ pub fn find(
     for failure in of_template(pods, template).filter_map(diagnose) {
         by_reason.entry(failure.failure.reason).or_default().push(failure);
     }
-    let most = by_reason.into_values().max_by_key(|failures| (failures.len(), Reverse(failures.first().map(|f| f.failure.reason))));
+    let most = by_reason
+        .into_values()
+        .max_by_key(|failures| (failures.len(), Reverse(failures.first().map(|f| f.failure.reason))));
     let found = match most {
         Some(mut failures) => {
             failures.sort_by_key(|failure| failure.pod.name_any());
@@ -63,7 +65,17 @@ fn of_template<'a>(pods: &'a [Arc<Pod>], template: Option<&'a str>) -> impl Iter
 
 fn report(failure: Failure, now: &Time, complete: impl FnOnce(LastFailure) -> LastFailure) -> LastFailure {
     let Failure { phase, reason, message, hint } = failure;
-    complete(LastFailure { phase, reason, message, hint, pod: None, node: None, exit_code: None, count: 1, time: now.clone() })
+    complete(LastFailure {
+        phase,
+        reason,
+        message,
+        hint,
+        pod: None,
+        node: None,
+        exit_code: None,
+        count: 1,
+        time: now.clone(),
+    })
 }
 
 /// Keeps the time of a failure that is still the same, and the details that a kubelet says only every other time.
@@ -104,7 +116,10 @@ fn container(status: &PodStatus) -> Option<&ContainerStatus> {
 }
 
 fn is_ready(pod: &Pod) -> bool {
-    pod.status.as_ref().and_then(|status| condition(status, "Ready")).is_some_and(|condition| condition.status == "True")
+    pod.status
+        .as_ref()
+        .and_then(|status| condition(status, "Ready"))
+        .is_some_and(|condition| condition.status == "True")
 }
 
 fn condition<'a>(status: &'a PodStatus, type_: &str) -> Option<&'a PodCondition> {
@@ -119,8 +134,13 @@ fn of_container(container: &ContainerStatus) -> Option<(Failure, Option<i32>)> {
             let reason = waiting.reason.as_deref().unwrap_or_default();
             let text = waiting.message.clone().unwrap_or_else(|| reason.to_owned());
             let (phase, kind) = match reason {
-                "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError"
-                | "RegistryUnavailable" | "SignatureValidationFailed" => (FailurePhase::Schedule, FailureReason::ImagePullFailed),
+                "ErrImagePull"
+                | "ImagePullBackOff"
+                | "InvalidImageName"
+                | "ErrImageNeverPull"
+                | "ImageInspectError"
+                | "RegistryUnavailable"
+                | "SignatureValidationFailed" => (FailurePhase::Schedule, FailureReason::ImagePullFailed),
                 "CreateContainerConfigError" => (FailurePhase::Configure, FailureReason::SpecInvalid),
                 "CrashLoopBackOff" => return Some(last.map_or_else(|| crash_loop(text, None), of_terminated)),
                 "CreateContainerError" | "RunContainerError" => return Some(crash_loop(text, None)),

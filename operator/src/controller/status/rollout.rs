@@ -32,7 +32,8 @@ impl Rollout {
         let total = status.replicas.unwrap_or_default();
         let updated = status.updated_replicas.unwrap_or_default();
         let available = status.available_replicas.unwrap_or_default();
-        let is_observed = status.observed_generation.is_some() && status.observed_generation >= deployment.metadata.generation;
+        let is_observed =
+            status.observed_generation.is_some() && status.observed_generation >= deployment.metadata.generation;
         let conditions = status.conditions.unwrap_or_default();
         let message = |type_: &str, status: &str, reason: Option<&str>| {
             let is_it = |condition: &&DeploymentCondition| {
@@ -48,7 +49,8 @@ impl Rollout {
             updated,
             ready: status.ready_replicas.unwrap_or_default(),
             is_complete: is_observed && updated == desired && total == desired && available >= desired,
-            deadline_exceeded: message("Progressing", "False", Some("ProgressDeadlineExceeded")).filter(|_| is_observed),
+            deadline_exceeded: message("Progressing", "False", Some("ProgressDeadlineExceeded"))
+                .filter(|_| is_observed),
             pods_refused: message("ReplicaFailure", "True", None).filter(|_| is_observed),
         }
     }

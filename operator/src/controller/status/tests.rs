@@ -26,7 +26,8 @@ struct World {
 
 impl World {
     fn new(deployment_status: Value, pods: &[Value]) -> Self {
-        let mut dereferenced = dereferenced("vad", json!({"source": {"uri": "s3://models/vad.pt"}, "accelerator": {}}));
+        let mut dereferenced =
+            dereferenced("vad", &json!({"source": {"uri": "s3://models/vad.pt"}, "accelerator": {}}));
         let Children { service_account, config_map, service, mut deployment, stage: _ } =
             build(&validate(&dereferenced, &defaults()).unwrap()).unwrap();
         deployment.metadata.generation = Some(7);
@@ -42,8 +43,7 @@ impl World {
                 Arc::new(serde_json::from_value::<Pod>(pod).unwrap())
             })
             .collect();
-        let children =
-            Children { service_account, config_map, service, deployment, stage: std::marker::PhantomData };
+        let children = Children { service_account, config_map, service, deployment, stage: std::marker::PhantomData };
         Self { dereferenced, children, previous: TorchModelStatus::default() }
     }
 
@@ -61,7 +61,7 @@ fn summary(status: &TorchModelStatus) -> Vec<String> {
     status.conditions.iter().map(|c| format!("{}={} {}", c.type_, c.status, c.reason)).collect()
 }
 
-fn container(state: Value) -> Value {
+fn container(state: &Value) -> Value {
     json!({"containerStatuses": [{"name": CONTAINER, "image": "", "imageID": "", "ready": false, "restartCount": 1,
         "state": state.get("state"), "lastState": state.get("lastState")}]})
 }
@@ -73,15 +73,27 @@ fn terminated(message: &str, reason: &str) -> Value {
 #[test]
 fn a_rollout_that_is_complete_serves_and_one_that_is_not_does_not() {
     let status = World::new(deployment(1, 1, 1), &[]).status(0);
-    let serving = ["Ready=True Serving", "Available=True MinimumAvailable", "Progressing=False RolloutComplete",
-        "ArtifactReady=True Fetched", "ModelLoaded=True WarmedUp", "Degraded=False AsExpected"];
+    let serving = [
+        "Ready=True Serving",
+        "Available=True MinimumAvailable",
+        "Progressing=False RolloutComplete",
+        "ArtifactReady=True Fetched",
+        "ModelLoaded=True WarmedUp",
+        "Degraded=False AsExpected",
+    ];
     assert_eq!(summary(&status), serving);
     assert!(status.conditions.iter().all(|condition| condition.observed_generation == Some(3)));
 
     let status = World::new(deployment(2, 1, 1), &[]).status(0);
-    let rolling = ["Ready=False RolloutInProgress", "Available=True MinimumAvailable", "Progressing=True RolloutInProgress",
-        "ArtifactReady=Unknown WaitingForPod", "ModelLoaded=Unknown WaitingForPod", "Degraded=False AsExpected",
-        "Reconciling=True RolloutInProgress"];
+    let rolling = [
+        "Ready=False RolloutInProgress",
+        "Available=True MinimumAvailable",
+        "Progressing=True RolloutInProgress",
+        "ArtifactReady=Unknown WaitingForPod",
+        "ModelLoaded=Unknown WaitingForPod",
+        "Degraded=False AsExpected",
+        "Reconciling=True RolloutInProgress",
+    ];
     assert_eq!(summary(&status), rolling);
 
     let mut unseen = World::new(deployment(1, 1, 1), &[]);
@@ -104,29 +116,53 @@ fn a_transition_time_changes_with_the_status_only() {
 fn each_way_in_which_a_pod_fails_has_its_reason() {
     use FailureReason as R;
     let line = Failure::new(FailurePhase::Load, R::NotTorchScript, "not a zip archive").to_line();
-    let waiting = |reason: &str| container(json!({"state": {"waiting": {"reason": reason, "message": "m"}}}));
-    let unschedulable = |message: &str| json!({"conditions": [
-        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}]});
+    let waiting = |reason: &str| container(&json!({"state": {"waiting": {"reason": reason, "message": "m"}}}));
+    let unschedulable = |message: &str| {
+        json!({"conditions": [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}]})
+    };
     for (case, pod, expected) in [
-        ("ended with a word", container(json!({"state": terminated(&line, "Error")})), Some(R::NotTorchScript)),
-        ("ended with other output before it", container(json!({"state": terminated(&format!("warning\n{line}\n"), "Error")})),
-            Some(R::NotTorchScript)),
-        ("backing off", container(json!({"state": {"waiting": {"reason": "CrashLoopBackOff"}},
-            "lastState": terminated(&line, "Error")})), Some(R::NotTorchScript)),
-        ("trying again", container(json!({"state": {"running": {}}, "lastState": terminated(&line, "Error")})), Some(R::NotTorchScript)),
-        ("ended without a word", container(json!({"state": terminated("", "Error")})), Some(R::CrashLoop)),
-        ("out of memory", container(json!({"state": terminated("", "OOMKilled")})), Some(R::OutOfHostMemory)),
+        ("ended with a word", container(&json!({"state": terminated(&line, "Error")})), Some(R::NotTorchScript)),
+        (
+            "ended with other output before it",
+            container(&json!({"state": terminated(&format!("warning\n{line}\n"), "Error")})),
+            Some(R::NotTorchScript),
+        ),
+        (
+            "backing off",
+            container(&json!({"state": {"waiting": {"reason": "CrashLoopBackOff"}},
+            "lastState": terminated(&line, "Error")})),
+            Some(R::NotTorchScript),
+        ),
+        (
+            "trying again",
+            container(&json!({"state": {"running": {}}, "lastState": terminated(&line, "Error")})),
+            Some(R::NotTorchScript),
+        ),
+        ("ended without a word", container(&json!({"state": terminated("", "Error")})), Some(R::CrashLoop)),
+        ("out of memory", container(&json!({"state": terminated("", "OOMKilled")})), Some(R::OutOfHostMemory)),
         ("no image", waiting("ImagePullBackOff"), Some(R::ImagePullFailed)),
         ("no such image name", waiting("InvalidImageName"), Some(R::ImagePullFailed)),
         ("a bad environment", waiting("CreateContainerConfigError"), Some(R::SpecInvalid)),
         ("no such program", waiting("RunContainerError"), Some(R::CrashLoop)),
         ("starting", waiting("ContainerCreating"), None),
-        ("running for the first time", container(json!({"state": {"running": {}}})), None),
-        ("no accelerator", unschedulable("0/2 nodes are available: 2 Insufficient nvidia.com/gpu."), Some(R::InsufficientGPU)),
+        ("running for the first time", container(&json!({"state": {"running": {}}})), None),
+        (
+            "no accelerator",
+            unschedulable("0/2 nodes are available: 2 Insufficient nvidia.com/gpu."),
+            Some(R::InsufficientGPU),
+        ),
         ("no memory", unschedulable("0/2 nodes are available: 2 Insufficient memory."), Some(R::Unschedulable)),
-        ("disk full", json!({"phase": "Failed", "reason": "Evicted", "message": "Usage of EmptyDir volume \"cache\" exceeds"}),
-            Some(R::CacheFull)),
-        ("evicted for memory", json!({"phase": "Failed", "reason": "Evicted", "message": "node was low on memory"}), None),
+        (
+            "disk full",
+            json!({"phase": "Failed", "reason": "Evicted", "message": "Usage of EmptyDir volume \"cache\" exceeds"}),
+            Some(R::CacheFull),
+        ),
+        (
+            "evicted for memory",
+            json!({"phase": "Failed", "reason": "Evicted", "message": "node was low on memory"}),
+            None,
+        ),
         ("nothing known yet", json!({}), None),
     ] {
         let status = World::new(deployment(1, 1, 0), &[pod]).status(0);
@@ -139,11 +175,11 @@ fn each_way_in_which_a_pod_fails_has_its_reason() {
 #[test]
 fn a_pod_that_is_ready_or_of_another_template_has_not_failed() {
     let line = Failure::new(FailurePhase::Load, FailureReason::NotTorchScript, "m").to_line();
-    let mut recovered = container(json!({"state": {"running": {}}, "lastState": terminated(&line, "Error")}));
+    let mut recovered = container(&json!({"state": {"running": {}}, "lastState": terminated(&line, "Error")}));
     recovered["conditions"] = json!([{"type": "Ready", "status": "True"}]);
     assert!(World::new(deployment(2, 2, 1), &[recovered]).status(0).last_failure.is_none());
 
-    let mut world = World::new(deployment(1, 1, 0), &[container(json!({"state": terminated(&line, "Error")}))]);
+    let mut world = World::new(deployment(1, 1, 0), &[container(&json!({"state": terminated(&line, "Error")}))]);
     let old = Arc::make_mut(&mut world.dereferenced.pods[0]);
     old.metadata.labels.as_mut().unwrap().insert(TEMPLATE_LABEL.to_owned(), "old".to_owned());
     assert!(world.status(0).last_failure.is_none());
@@ -151,10 +187,16 @@ fn a_pod_that_is_ready_or_of_another_template_has_not_failed() {
 
 #[test]
 fn the_most_frequent_reason_wins_and_is_counted() {
-    let failed = |reason| container(json!({"state": terminated(&Failure::new(FailurePhase::Fetch, reason, "m").to_line(), "Error")}));
-    let pods = [failed(FailureReason::AccessDenied), failed(FailureReason::FetchTimeout), failed(FailureReason::FetchTimeout)];
+    let failed = |reason| {
+        container(&json!({"state": terminated(&Failure::new(FailurePhase::Fetch, reason, "m").to_line(), "Error")}))
+    };
+    let pods =
+        [failed(FailureReason::AccessDenied), failed(FailureReason::FetchTimeout), failed(FailureReason::FetchTimeout)];
     let failure = World::new(deployment(3, 3, 0), &pods).status(0).last_failure.unwrap();
-    assert_eq!((failure.reason, failure.count, failure.pod.as_deref()), (FailureReason::FetchTimeout, 2, Some("vad-1")));
+    assert_eq!(
+        (failure.reason, failure.count, failure.pod.as_deref()),
+        (FailureReason::FetchTimeout, 2, Some("vad-1"))
+    );
 }
 
 #[test]
@@ -168,7 +210,8 @@ fn each_phase_says_how_far_the_model_came() {
     ];
     for (phase, artifact, loaded) in cases {
         let line = Failure::new(phase, FailureReason::NotFound, "m").to_line();
-        let status = World::new(deployment(1, 1, 0), &[container(json!({"state": terminated(&line, "Error")}))]).status(0);
+        let status =
+            World::new(deployment(1, 1, 0), &[container(&json!({"state": terminated(&line, "Error")}))]).status(0);
         assert_eq!(&summary(&status)[3..6], [artifact, loaded, "Degraded=True NotFound"], "{phase}");
     }
 }
@@ -176,7 +219,7 @@ fn each_phase_says_how_far_the_model_came() {
 #[test]
 fn a_failure_keeps_its_time_through_a_crash_loop_and_goes_when_the_model_serves() {
     let line = Failure::new(FailurePhase::Load, FailureReason::NotTorchScript, "m").to_line();
-    let mut world = World::new(deployment(1, 1, 0), &[container(json!({"state": terminated(&line, "Error")}))]);
+    let mut world = World::new(deployment(1, 1, 0), &[container(&json!({"state": terminated(&line, "Error")}))]);
     world.previous = world.status(0);
     assert_eq!(world.status(60), world.previous);
 
@@ -201,7 +244,8 @@ fn a_rollout_past_its_deadline_is_stalled_and_one_whose_pods_are_refused_says_wh
     assert_eq!(found[6], "Stalled=True ProgressDeadlineExceeded");
 
     let mut refused = deployment(0, 0, 0);
-    refused["conditions"] = json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota"}]);
+    refused["conditions"] =
+        json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota"}]);
     let status = World::new(refused, &[]).status(0);
     assert_eq!(status.last_failure.unwrap().message, "exceeded quota");
 }
@@ -212,9 +256,15 @@ fn an_invalid_spec_is_stalled_while_what_ran_stays_available() {
     world.dereferenced.existing.deployment = Some(Arc::new(world.children.deployment.clone()));
     let error = ReconcileError::Validate(validate::Error::Rules(vec!["set exactly one of them".to_owned()]));
     let status = compute_status(&world.dereferenced, Err(&error), &world.previous, &time(0));
-    let expected = ["Ready=False SpecInvalid", "Available=True MinimumAvailable", "Progressing=False SpecInvalid",
-        "ArtifactReady=Unknown WaitingForPod", "ModelLoaded=Unknown WaitingForPod", "Degraded=True SpecInvalid",
-        "Stalled=True SpecInvalid"];
+    let expected = [
+        "Ready=False SpecInvalid",
+        "Available=True MinimumAvailable",
+        "Progressing=False SpecInvalid",
+        "ArtifactReady=Unknown WaitingForPod",
+        "ModelLoaded=Unknown WaitingForPod",
+        "Degraded=True SpecInvalid",
+        "Stalled=True SpecInvalid",
+    ];
     assert_eq!(summary(&status), expected);
     let ready = conditions::find(&status.conditions, conditions::READY).unwrap();
     assert_eq!(ready.message, "set exactly one of them; correct the manifest; the message names the field");
