@@ -107,13 +107,4 @@ mod tests {
         assert!(parse(&["--runtime-env", "=1"]).is_err());
         assert!(parse(&["--runtime-env", "X"]).is_err());
     }
-
-    #[test]
-    fn the_flags_are_these() {
-        use clap::CommandFactory as _;
-        let mut flags: Vec<_> =
-            Args::command().get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect();
-        flags.sort();
-        insta::assert_snapshot!(flags.join("\n"));
-    }
 }

@@ -13,7 +13,7 @@ mod status;
 mod stores;
 mod validate;
 
-use std::{future::Future, sync::Arc, time::Instant};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use futures::{StreamExt as _, future::join_all};
 use kube::{
@@ -67,10 +67,7 @@ impl Controllers<'_> {
     /// Reconciles until `stop` says true; then lets running reconciles finish.
     pub async fn run(self, stop: watch::Receiver<bool>) {
         self.health.set_reading();
-        let scopes: Vec<Option<&str>> = match self.args.namespaces.as_slice() {
-            [] => vec![None],
-            namespaces => namespaces.iter().map(|namespace| Some(namespace.as_str())).collect(),
-        };
+        let scopes = scopes(&self.args.namespaces);
         let recorder = Recorder::new(self.client.clone(), FIELD_MANAGER.into());
         let mut ready = Vec::new();
         let mut controllers = Vec::new();
@@ -85,7 +82,7 @@ impl Controllers<'_> {
                 recorder: recorder.clone(),
                 backoff: Backoff::default(),
             });
-            controllers.push(run_scope(watches, context, crate::stopped(stop.clone())));
+            controllers.push(run_scope(watches, context, stop.clone()));
         }
         let health = self.health.clone();
         let announce = async move {
@@ -101,17 +98,26 @@ impl Controllers<'_> {
     }
 }
 
-async fn run_scope(watches: Watches, context: Arc<Context>, stop: impl Future<Output = ()> + Send + Sync + 'static) {
+/// The whole cluster (`None`), or each namespace once: two controllers must never meet at one object.
+fn scopes(namespaces: &[String]) -> Vec<Option<&str>> {
+    if namespaces.is_empty() {
+        return vec![None];
+    }
+    let namespaces: BTreeSet<&str> = namespaces.iter().map(String::as_str).collect();
+    namespaces.into_iter().map(Some).collect()
+}
+
+async fn run_scope(watches: Watches, context: Arc<Context>, stop: watch::Receiver<bool>) {
     let Watches { models, deployments, services, config_maps, service_accounts, pods } = watches;
-    let metrics = context.metrics.clone();
-    Controller::for_stream(models, context.stores.models.clone())
+    let (metrics, stores) = (context.metrics.clone(), context.stores.clone());
+    let controller = Controller::for_stream(models, context.stores.models.clone())
         .owns_stream(deployments)
         .owns_stream(services)
         .owns_stream(config_maps)
         .owns_stream(service_accounts)
         .watches_stream(pods, |pod| stores::model_of_pod(&pod))
         .with_config(Config::default().concurrency(CONCURRENCY))
-        .graceful_shutdown_on(stop)
+        .graceful_shutdown_on(crate::stopped(stop.clone()))
         .run(reconcile, error_policy, context)
         .for_each(|result| {
             match result {
@@ -124,8 +130,21 @@ async fn run_scope(watches: Watches, context: Arc<Context>, stop: impl Future<Ou
                 Err(ControllerError::RunnerError(error)) => warn!(%error, "the controller's queue failed"),
             }
             std::future::ready(())
-        })
-        .await;
+        });
+    tokio::select! {
+        () = controller => {}
+        () = stopped_too_early(&stores, stop) => {}
+    }
+}
+
+/// Resolves when the end comes before every store was filled: a graceful end would wait for watches that it has ended itself.
+/// Nothing was written by then, since each reconcile waits for the stores first.
+async fn stopped_too_early(stores: &Stores, stop: watch::Receiver<bool>) {
+    tokio::select! {
+        biased;
+        () = stores.wait_until_ready() => std::future::pending().await,
+        () = crate::stopped(stop) => {}
+    }
 }
 
 async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {

@@ -1,13 +1,13 @@
 //! The operator: turns TorchModels into Deployments of the inference runtime and says in their status how these fare.
 //!
-//! `main` and the tests call [`run`]. The controller's five steps stand in [`controller`]; what surrounds them (leader election,
+//! `main` and the tests call [`run`]. The controller's five steps stand in `controller`; what surrounds them (leader election,
 //! health and metrics) in the other modules. Invariant: the operator reads no Secret, and a reconcile that finds everything as
 //! it should be writes nothing.
 
 mod args;
 mod controller;
 mod leadership;
-mod metrics;
+pub mod metrics;
 mod server;
 pub mod telemetry;
 

@@ -171,6 +171,17 @@ async fn a_second_process_stands_by_and_takes_over_as_soon_as_the_first_ends() {
 }
 
 #[tokio::test]
+async fn it_ends_at_once_when_it_is_told_to_while_it_still_reads_the_cluster() {
+    let site = Site::new("early").await;
+    for turn in 0..10 {
+        let operator = site.operator(&format!("turn-{turn}")).await;
+        site.lease_holder(|holder| holder.is_some()).await;
+        operator.stop().await;
+        site.lease_holder(|holder| holder.is_none()).await;
+    }
+}
+
+#[tokio::test]
 async fn health_and_metrics_tell_what_it_does() {
     let site = Site::new("metrics").await;
     let operator = site.operator("one").await;

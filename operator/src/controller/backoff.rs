@@ -15,6 +15,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 const FIRST: Duration = Duration::from_secs(1);
 const LAST: Duration = Duration::from_secs(300);
 
+/// Objects that are remembered. Beyond that (also since some are deleted while they fail) all start again at the first delay.
+const MAX_OBJECTS: usize = 10_000;
+
 /// Failures in a row, by the object's UID.
 #[derive(Default)]
 pub struct Backoff(Mutex<HashMap<String, Failures>>);
@@ -46,6 +49,9 @@ impl Backoff {
     fn count(&self, meta: &ObjectMeta) -> u32 {
         let generation = meta.generation.unwrap_or_default();
         let mut objects = self.lock();
+        if objects.len() >= MAX_OBJECTS {
+            objects.clear();
+        }
         let failures = objects.entry(meta.uid.clone().unwrap_or_default()).or_default();
         if failures.generation != generation {
             *failures = Failures { generation, count: 0 };
