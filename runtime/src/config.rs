@@ -294,7 +294,7 @@ mod tests {
             ("{warmup: {batchSizes: [4]}}", "model.warmup.batchSizes holds 4"),
             ("{inputs: [{name: a, datatype: FLOAT}]}", "unknown variant `FLOAT`"),
             ("{maxBatchSize: 4}", "unknown field `maxBatchSize`"),
-            ("{batching: {maxBatchSize: 4, maxDelay: 5}}", "'5' is not a duration"),
+            ("{batching: {maxBatchSize: 4, maxDelay: 5}}", "expected a number with a unit, such as 500us"),
         ] {
             let message = parse(&format!("source: {{uri: 's3://b/k.pt'}}\nmodel: {model}\n")).unwrap_err();
             assert!(message.contains(expected), "{message}");

@@ -22,8 +22,9 @@ fn generated_list_of_the_runtimes_flags_is_current() {
     let mut text = String::from("# `torchmodel-runtime`: commands and flags\n\nGenerated from runtime/src/args.rs by `make generate`.\n");
     let mut root = Arguments::command().term_width(110);
     root.build();
+    // What is set in this shell is not part of the documentation.
     for command in root.get_subcommands().filter(|command| command.get_name() != "help") {
-        let help = command.clone().render_long_help();
+        let help = command.clone().mut_args(|argument| argument.hide_env_values(true)).render_long_help();
         write!(text, "\n## {}\n\n```\n{help}```\n", command.get_name()).unwrap();
     }
     check("reference/runtime-flags.md", &text);
