@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# `make test-cluster`: runs the end-to-end tests on a real cluster.
+#
+# Where KUBECONFIG is set, on that one: OPERATOR_IMAGE and RUNTIME_IMAGE name images that its nodes can pull (make image-files;
+# the Dockerfile builds them), S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY an S3 server that this machine and the
+# pods reach, with a bucket "models" (S3_BUCKET, S3_REGION). kubectl and helm must be on PATH. Otherwise on the local one
+# (tests/cluster), which is started for it, and ended again unless it ran before. Arguments go to the tests: a part of a name, --list.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+logs=$PWD/target/cluster/logs
+
+say() { printf '%s\n' "$*"; }
+die() {
+	printf 'error: %s\n' "$*" >&2
+	exit 1
+}
+
+main() {
+	if [[ ${KUBECONFIG-} ]]; then
+		own_cluster
+	else
+		local_cluster
+	fi
+	export CARGO_TERM_PROGRESS_WHEN=${CARGO_TERM_PROGRESS_WHEN-never}
+	cargo test --locked --package torchmodel-tests --test cluster -- "$@"
+}
+
+# A cluster that the user has: what it cannot tell by itself must be in the environment.
+own_cluster() {
+	local name missing=()
+	for name in OPERATOR_IMAGE RUNTIME_IMAGE S3_ENDPOINT AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY; do
+		[[ ${!name-} ]] || missing+=("$name")
+	done
+	[[ ${#missing[@]} -eq 0 ]] ||
+		die "KUBECONFIG names a cluster, but ${missing[*]} are not set; the first lines of $0 say what they are. Unset KUBECONFIG to use the local cluster."
+	command -v kubectl helm >/dev/null || die "kubectl and helm must be on PATH"
+	trap 'finish $?' EXIT
+	kubectl version >/dev/null || die "the cluster that KUBECONFIG names does not answer"
+}
+
+# The local cluster, with images of what is built now.
+local_cluster() {
+	was_up=
+	[[ ! -e target/cluster/kubeconfig ]] || was_up=yes
+	make image-files
+	trap 'finish $?' EXIT
+	tests/cluster/up.sh
+	tests/cluster/images.sh operator runtime
+	set -a
+	# shellcheck disable=SC1091 # written by up.sh and images.sh
+	source target/cluster/s3.env
+	# shellcheck disable=SC1091
+	source target/cluster/images.env
+	set +a
+	export KUBECONFIG=$PWD/target/cluster/kubeconfig PATH=$PWD/target/cluster/bin:$PATH
+	unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY all_proxy ALL_PROXY
+	is_local=yes
+}
+
+# Whatever happened: tells of a failure, and leaves the cluster and the machine as they were.
+finish() {
+	local status=$1
+	trap - EXIT
+	[[ $status -eq 0 ]] || collect
+	remove_tests
+	if [[ ${is_local-} || ! ${KUBECONFIG-} ]] && [[ ! ${was_up-} ]]; then
+		unset KUBECONFIG
+		tests/cluster/down.sh || status=1
+		tests/cluster/verify-clean.sh || status=1
+	fi
+	exit "$status"
+}
+
+# The tests remove what they made, unless they were killed.
+remove_tests() {
+	command -v helm >/dev/null || return 0
+	local release namespaces
+	for release in $(helm list --all-namespaces --filter '^tm-[0-9a-f]+$' --short 2>/dev/null); do
+		helm uninstall "$release" --namespace "$release" --wait --timeout 60s || true
+		kubectl delete namespace "$release" --timeout=60s || true
+	done
+	namespaces=$(kubectl get namespaces --selector app.kubernetes.io/part-of=torchmodel-tests --output name 2>/dev/null) || true
+	# shellcheck disable=SC2086 # one word each
+	[[ -z $namespaces ]] || kubectl delete $namespaces --timeout=60s || true
+}
+
+# What is left to read of a run that failed. A test that fails prints its own namespace before it is deleted.
+collect() {
+	mkdir -p "$logs"
+	kubectl get events --all-namespaces --sort-by=.lastTimestamp >"$logs/events.txt" 2>&1 || true
+	kubectl get all,torchmodels --all-namespaces --output wide >"$logs/objects.txt" 2>&1 || true
+	local selector
+	for selector in operator runtime; do
+		local namespace
+		for namespace in $(kubectl get pods --all-namespaces --selector "app.kubernetes.io/name=torchmodel-$selector" \
+			--output 'jsonpath={range .items[*]}{.metadata.namespace}{"\n"}{end}' 2>/dev/null | sort -u); do
+			kubectl logs --namespace "$namespace" --selector "app.kubernetes.io/name=torchmodel-$selector" --prefix --tail=-1
+		done >"$logs/$selector.txt" 2>&1 || true
+	done
+	say ""
+	say "The run failed. Last lines of $logs/:"
+	tail -n 10 "$logs"/{events,operator,runtime}.txt || true
+}
+
+main "$@"

@@ -1,0 +1,59 @@
+//! An inference client over gRPC, generated from the runtime's protocol file.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result};
+use tonic::transport::{Channel, Endpoint};
+
+use self::proto::{
+    ModelInferRequest, ModelReadyRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
+    model_infer_request::InferInputTensor,
+};
+use crate::{
+    Input,
+    tensor::values,
+    wait::{PATIENCE, in_time},
+};
+
+#[allow(missing_docs, clippy::all, clippy::pedantic, unused_qualifications)]
+mod proto {
+    tonic::include_proto!("inference");
+}
+
+/// Asks one address, over one connection that is made again when it ends.
+#[derive(Clone, Debug)]
+pub struct GrpcClient(GrpcInferenceServiceClient<Channel>);
+
+impl GrpcClient {
+    /// Connects with the first request.
+    pub fn new(address: SocketAddr) -> Result<Self> {
+        let channel = Endpoint::from_shared(format!("http://{address}"))?.connect_lazy();
+        Ok(Self(GrpcInferenceServiceClient::new(channel)))
+    }
+
+    /// An inference; the first output's FP32 values.
+    pub async fn infer(&self, model: &str, inputs: &[Input]) -> Result<Vec<f32>> {
+        let described = inputs.iter().map(|input| InferInputTensor {
+            name: input.name.clone(),
+            datatype: input.datatype().to_owned(),
+            shape: input.shape.clone(),
+            ..InferInputTensor::default()
+        });
+        let request = ModelInferRequest {
+            model_name: model.to_owned(),
+            inputs: described.collect(),
+            raw_input_contents: inputs.iter().map(Input::raw).collect(),
+            ..ModelInferRequest::default()
+        };
+        let mut client = self.0.clone();
+        let answer = in_time("an answer over gRPC", PATIENCE, client.model_infer(request)).await??.into_inner();
+        Ok(values(answer.raw_output_contents.first().context("the answer has no output")?))
+    }
+
+    /// Whether the model takes requests.
+    pub async fn is_ready(&self, model: &str) -> Result<bool> {
+        let request = ModelReadyRequest { name: model.to_owned(), version: String::new() };
+        let mut client = self.0.clone();
+        Ok(in_time("readiness over gRPC", PATIENCE, client.model_ready(request)).await??.into_inner().ready)
+    }
+}
