@@ -17,7 +17,7 @@ pub struct Arguments {
     /// Form of the log: text for people, json for log collectors.
     #[arg(long, global = true, env = "TORCHMODEL_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
-    /// What to log: a level (error, warn, info, debug, trace) or a filter such as torchmodel_runtime=debug.
+    /// What to log: a level (error, warn, info, debug, trace) or a filter such as `torchmodel_runtime=debug`.
     #[arg(long, global = true, env = "TORCHMODEL_LOG", default_value = "info")]
     pub log: String,
 }

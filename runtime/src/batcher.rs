@@ -107,7 +107,8 @@ impl<T> Batcher<T> {
 
     /// Positions of the requests that would run with `head`, in the order of arrival.
     fn choose(&self, head: &Waiting<T>) -> Chosen {
-        let mut chosen = Chosen { positions: vec![0], is_full: head.key.is_none() || head.rows >= self.config.max_rows };
+        let mut chosen =
+            Chosen { positions: vec![0], is_full: head.key.is_none() || head.rows >= self.config.max_rows };
         let mut rows = head.rows;
         for (position, waiting) in self.queue.iter().enumerate().skip(1) {
             if chosen.is_full {

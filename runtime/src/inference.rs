@@ -71,10 +71,10 @@ pub struct InferResponse {
 /// What a client can be told went wrong. The texts are whole sentences for users.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InferError {
-    /// No such model or version: 404, NOT_FOUND.
+    /// No such model or version: 404, `NOT_FOUND`.
     #[error("{0}")]
     NotFound(String),
-    /// The request contradicts the protocol or the model's signature: 400, INVALID_ARGUMENT.
+    /// The request contradicts the protocol or the model's signature: 400, `INVALID_ARGUMENT`.
     #[error("{0}")]
     InvalidRequest(String),
     /// The model is loading or has failed to load: 503, UNAVAILABLE.
@@ -83,7 +83,7 @@ pub enum InferError {
     /// The queue is full: 503 with Retry-After, UNAVAILABLE.
     #[error("{0}")]
     Overloaded(String),
-    /// The deadline passed before an answer was there: 504, DEADLINE_EXCEEDED.
+    /// The deadline passed before an answer was there: 504, `DEADLINE_EXCEEDED`.
     #[error("{0}")]
     DeadlineExceeded(String),
     /// Legal, but not something this server does: 501, UNIMPLEMENTED.

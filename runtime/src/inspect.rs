@@ -36,7 +36,10 @@ fn write_facts(text: &mut String, facts: &ModuleFacts, sha256: &str) -> std::fmt
             .collect();
         writeln!(text, "  {}({}) -> {}", method.name, arguments.join(", "), method.returns)?;
         if method.is_stateful {
-            writeln!(text, "    stateful: it writes to the model's own attributes, so requests run one at a time, in order")?;
+            writeln!(
+                text,
+                "    stateful: it writes to the model's own attributes, so requests run one at a time, in order"
+            )?;
         }
         if method.mutates_inputs {
             writeln!(text, "    writes to its inputs: they are copied for each request")?;
@@ -47,8 +50,15 @@ fn write_facts(text: &mut String, facts: &ModuleFacts, sha256: &str) -> std::fmt
 
 fn write_manifest(text: &mut String, facts: &ModuleFacts, name: &str, sha256: &str) -> std::fmt::Result {
     let method = facts.method("forward").or(facts.methods.first());
-    writeln!(text, "\n# A TorchModel to start from: set the URI, and datatypes and shapes where they are commented out.")?;
-    writeln!(text, "apiVersion: serving.torchmodel.dev/v1alpha1\nkind: TorchModel\nmetadata:\n  name: {}", dns_label(name))?;
+    writeln!(
+        text,
+        "\n# A TorchModel to start from: set the URI, and datatypes and shapes where they are commented out."
+    )?;
+    writeln!(
+        text,
+        "apiVersion: serving.torchmodel.dev/v1alpha1\nkind: TorchModel\nmetadata:\n  name: {}",
+        dns_label(name)
+    )?;
     writeln!(text, "spec:\n  source:\n    uri: s3://BUCKET/{name}.pt\n    sha256: {sha256}")?;
     let Some(method) = method else { return Ok(()) };
     writeln!(text, "  model:\n    method: {}", method.name)?;
@@ -76,7 +86,11 @@ fn dns_label(name: &str) -> String {
     let label: String =
         name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).take(50).collect();
     let label = label.trim_matches('-');
-    if label.starts_with(|c: char| c.is_ascii_lowercase()) { label.to_owned() } else { format!("model-{label}").trim_end_matches('-').to_owned() }
+    if label.starts_with(|c: char| c.is_ascii_lowercase()) {
+        label.to_owned()
+    } else {
+        format!("model-{label}").trim_end_matches('-').to_owned()
+    }
 }
 
 #[cfg(test)]

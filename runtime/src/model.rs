@@ -132,7 +132,8 @@ impl Model {
             .outputs
             .iter()
             .map(|name| {
-                let has_name = |slot: &&mut Option<NamedTensor>| slot.as_ref().is_some_and(|output| output.name == *name);
+                let has_name =
+                    |slot: &&mut Option<NamedTensor>| slot.as_ref().is_some_and(|output| output.name == *name);
                 outputs.iter_mut().find(has_name).and_then(Option::take).ok_or_else(|| {
                     InferError::InvalidRequest(format!(
                         "unexpected inference output '{name}' for model '{}'",

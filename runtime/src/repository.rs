@@ -60,9 +60,10 @@ impl ModelRepository {
         match state {
             ModelState::Ready(model) => Ok(model),
             ModelState::Loading => Err(InferError::NotReady(format!("model '{name}' is loading; try again later"))),
-            ModelState::Failed(failure) => {
-                Err(InferError::NotReady(format!("model '{name}' failed to load: {}: {}", failure.reason, failure.message)))
-            }
+            ModelState::Failed(failure) => Err(InferError::NotReady(format!(
+                "model '{name}' failed to load: {}: {}",
+                failure.reason, failure.message
+            ))),
             ModelState::Unloading => Err(InferError::NotReady(format!("model '{name}' is being unloaded"))),
         }
     }
@@ -72,7 +73,8 @@ impl ModelRepository {
 pub const VERSION: &str = "1";
 
 fn check_version(name: &str, version: &str) -> Result<(), InferError> {
-    let is_number = version.bytes().all(|byte| byte.is_ascii_digit()) && version.parse::<i64>().is_ok_and(|number| number > 0);
+    let is_number =
+        version.bytes().all(|byte| byte.is_ascii_digit()) && version.parse::<i64>().is_ok_and(|number| number > 0);
     if !is_number {
         return Err(InferError::InvalidRequest(format!(
             "failed to get model version from specified version string '{version}': it should be an integral value > 0"

@@ -163,7 +163,8 @@ impl Shared {
         loop {
             let now = Instant::now();
             for expired in state.batcher.take_expired(now, |job| job.reply.is_closed()) {
-                let text = format!("the request for model '{}' expired while it waited in the queue", self.config.model);
+                let text =
+                    format!("the request for model '{}' expired while it waited in the queue", self.config.model);
                 drop(expired.payload.reply.send(Err(InferError::DeadlineExceeded(text))));
             }
             match state.batcher.next(now) {
@@ -207,12 +208,18 @@ impl Instance {
     fn run_batch(&mut self, batch: Vec<Waiting<Job>>) {
         let started = Instant::now();
         match self.execute(&batch) {
-            Ok(execution) => self.answer(batch, execution, started),
+            Ok(execution) => Self::answer(batch, execution, started),
             Err(EngineError::DeviceLost(message)) => {
-                let failure = Failure::new(FailurePhase::Serve, FailureReason::CrashLoop, format!("the device is lost: {message}"));
+                let failure = Failure::new(
+                    FailurePhase::Serve,
+                    FailureReason::CrashLoop,
+                    format!("the device is lost: {message}"),
+                );
                 (self.shared.config.on_fatal)(failure);
                 for waiting in batch {
-                    drop(waiting.payload.reply.send(Err(InferError::Internal(format!("the device is lost: {message}")))));
+                    drop(
+                        waiting.payload.reply.send(Err(InferError::Internal(format!("the device is lost: {message}")))),
+                    );
                 }
             }
             Err(_) if batch.len() > 1 => batch.into_iter().for_each(|waiting| self.run_batch(vec![waiting])),
@@ -239,7 +246,7 @@ impl Instance {
         result
     }
 
-    fn answer(&self, batch: Vec<Waiting<Job>>, execution: Execution, started: Instant) {
+    fn answer(batch: Vec<Waiting<Job>>, execution: Execution, started: Instant) {
         let rows: Vec<u64> = batch.iter().map(|waiting| waiting.rows).collect();
         let timings = execution.timings;
         match split_outputs(execution.outputs, &rows) {

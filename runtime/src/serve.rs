@@ -136,9 +136,10 @@ impl Starting {
         let recorded = metrics.clone();
         let load = tokio::task::spawn_blocking(move || {
             let loading = Instant::now();
-            let loaded = loader.load(&artifact.path, &config)?;
+            let in_memory = loader.load(&artifact.path, &config)?;
             // A closed channel means that the process is stopping already.
-            let model = Model::start(loaded, config, recorded.clone(), Arc::new(move |failure| drop(fatal.send(failure))))?;
+            let model =
+                Model::start(in_memory, config, recorded.clone(), Arc::new(move |failure| drop(fatal.send(failure))))?;
             recorded.set_load_duration(loading.elapsed());
             recorded.set_ready(true);
             Ok(model)
@@ -146,7 +147,10 @@ impl Starting {
         let model = load.await.unwrap_or_else(|error| {
             Err(Failure::new(FailurePhase::Load, FailureReason::CrashLoop, format!("loading panicked: {error}")))
         })?;
-        tracing::info!(elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX), "fetched, loaded and warmed up");
+        tracing::info!(
+            elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "fetched, loaded and warmed up"
+        );
         Ok(model)
     }
 }
@@ -176,7 +180,8 @@ async fn bind(arguments: &ServeArguments) -> Result<Listeners, Failure> {
 /// Waits for SIGTERM or SIGINT. After SIGTERM the server stays up, not ready, for the shutdown delay, since load balancers go on
 /// sending for a moment; a second signal cuts that short.
 async fn interrupted(arguments: &ServeArguments, service: &InferenceService) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         tracing::error!("signals cannot be received here; only SIGKILL will stop this process");
         return std::future::pending().await;
     };
@@ -185,7 +190,10 @@ async fn interrupted(arguments: &ServeArguments, service: &InferenceService) {
         _ = interrupt.recv() => std::time::Duration::ZERO,
     };
     service.start_draining();
-    tracing::info!(delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), "told to stop: not ready from now on");
+    tracing::info!(
+        delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+        "told to stop: not ready from now on"
+    );
     tokio::select! {
         () = tokio::time::sleep(delay) => {}
         _ = terminate.recv() => {}

@@ -104,7 +104,7 @@ impl Signature {
             let Some((slot, input)) = position.and_then(|at| Some((tensors.get_mut(at)?, self.inputs.get(at)?))) else {
                 return Err(invalid(format!("unexpected inference input '{name}' for model '{model}'")));
             };
-            self.check_tensor(input, &tensor, &model)?;
+            Self::check_tensor(input, &tensor, &model)?;
             if slot.replace(tensor).is_some() {
                 return Err(invalid(format!("input '{name}' is given more than once for model '{model}'")));
             }
@@ -159,7 +159,7 @@ impl Signature {
         )))
     }
 
-    fn check_tensor(&self, input: &InputSignature, tensor: &Tensor, model: &str) -> Result<(), InferError> {
+    fn check_tensor(input: &InputSignature, tensor: &Tensor, model: &str) -> Result<(), InferError> {
         let name = &input.name;
         if let Some(expected) = input.datatype
             && expected != tensor.datatype()
@@ -258,8 +258,7 @@ mod tests {
     }
 
     fn signature() -> Signature {
-        let scale =
-            InputSignature { shape: Some(vec![1]), is_optional: true, is_batched: false, ..input("scale") };
+        let scale = InputSignature { shape: Some(vec![1]), is_optional: true, is_batched: false, ..input("scale") };
         Signature {
             inputs: vec![input("a"), input("b"), scale],
             outputs: vec![OutputSignature { name: "sum".into(), datatype: None, shape: None }],
@@ -301,8 +300,14 @@ mod tests {
         let a = || tensor("a", &[1, 2], 0);
         let cases = [
             (vec![a()], "missing required input(s) ['b']"),
-            (vec![a(), tensor("z", &[1, 2], 0)], "unexpected inference input 'z' for model 'm': it takes 'a','b','scale'"),
-            (vec![a(), tensor("b", &[1, 3], 0)], "unexpected shape for input 'b' for model 'm'. Expected [-1,2], got [1,3]."),
+            (
+                vec![a(), tensor("z", &[1, 2], 0)],
+                "unexpected inference input 'z' for model 'm': it takes 'a','b','scale'",
+            ),
+            (
+                vec![a(), tensor("b", &[1, 3], 0)],
+                "unexpected shape for input 'b' for model 'm'. Expected [-1,2], got [1,3].",
+            ),
             (vec![a(), tensor("b", &[2, 2], 0)], "input 'b' batch size does not match other inputs for 'm'"),
             (vec![tensor("a", &[5, 2], 0), tensor("b", &[5, 2], 0)], "batch-size must be <= 4 for 'm', got 5"),
             (vec![a(), a(), tensor("b", &[1, 2], 0)], "input 'a' is given more than once"),

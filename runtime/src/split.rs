@@ -44,17 +44,16 @@ fn split_tensor(tensor: &Tensor, rows: &[u64]) -> Result<Vec<Tensor>, TensorErro
     let mut parts = Vec::with_capacity(rows.len());
     for count in rows {
         let part_elements = usize::try_from(*count).unwrap_or(usize::MAX).saturating_mul(row_elements);
-        let size = match tensor.datatype().size_bytes() {
-            Some(size) => part_elements.saturating_mul(size),
-            None => {
-                let mut size = 0;
-                for element in elements.by_ref().take(part_elements) {
-                    size += 4 + element?.len();
-                }
-                size
+        let size = if let Some(size) = tensor.datatype().size_bytes() {
+            part_elements.saturating_mul(size)
+        } else {
+            let mut size = 0;
+            for element in elements.by_ref().take(part_elements) {
+                size += 4 + element?.len();
             }
+            size
         };
-        let end = start + size;
+        let end = size.saturating_add(start);
         let data: Bytes = if end <= tensor.data().len() {
             tensor.data().slice(start..end)
         } else {

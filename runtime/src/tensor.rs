@@ -13,6 +13,7 @@ pub trait DataTypeExt {
     /// Bytes of one element; `None` for `BYTES`, whose elements have lengths of their own.
     fn size_bytes(self) -> Option<usize>;
     /// The name in the Open Inference Protocol.
+    #[allow(clippy::wrong_self_convention)] // a DataType is one byte and `Copy`
     fn as_str(self) -> &'static str;
     /// Reads that name. Case matters, as in the protocol.
     fn parse(text: &str) -> Option<Self>
@@ -111,28 +112,25 @@ impl Tensor {
     /// Checks that `data` is what `datatype` and `shape` say (wire rule: OIP binary tensor data extension).
     pub fn new(datatype: DataType, shape: Vec<i64>, data: Bytes) -> Result<Self, TensorError> {
         let count = element_count(&shape)?;
-        match datatype.size_bytes() {
-            Some(size) => {
-                let expected = count.checked_mul(size).filter(|bytes| i64::try_from(*bytes).is_ok());
-                let expected = expected.ok_or_else(|| TensorError::TooLarge(shape.clone()))?;
-                if expected != data.len() {
-                    return Err(TensorError::SizeMismatch { expected, actual: data.len() });
-                }
-                if datatype == DataType::Bool
-                    && let Some(position) = data.iter().position(|byte| *byte > 1)
-                {
-                    return Err(TensorError::NotBool(position));
-                }
+        if let Some(size) = datatype.size_bytes() {
+            let expected = count.checked_mul(size).filter(|bytes| i64::try_from(*bytes).is_ok());
+            let expected = expected.ok_or_else(|| TensorError::TooLarge(shape.clone()))?;
+            if expected != data.len() {
+                return Err(TensorError::SizeMismatch { expected, actual: data.len() });
             }
-            None => {
-                let mut actual = 0;
-                for element in BytesElements::new(&data) {
-                    element?;
-                    actual += 1;
-                }
-                if actual != count {
-                    return Err(TensorError::CountMismatch { expected: count, actual });
-                }
+            if datatype == DataType::Bool
+                && let Some(position) = data.iter().position(|byte| *byte > 1)
+            {
+                return Err(TensorError::NotBool(position));
+            }
+        } else {
+            let mut actual = 0;
+            for element in BytesElements::new(&data) {
+                element?;
+                actual += 1;
+            }
+            if actual != count {
+                return Err(TensorError::CountMismatch { expected: count, actual });
             }
         }
         Ok(Self { datatype, shape, data })
@@ -235,10 +233,7 @@ mod tests {
         assert!(matches!(element_count(&[-1]), Err(TensorError::NegativeDimension(_))));
         assert!(matches!(element_count(&[i64::MAX, 2]), Err(TensorError::TooLarge(_))));
         assert!(matches!(element_count(&[0, i64::MAX, 2]), Err(TensorError::TooLarge(_))));
-        assert!(matches!(
-            Tensor::new(DataType::Fp64, vec![i64::MAX / 4], Bytes::new()),
-            Err(TensorError::TooLarge(_))
-        ));
+        assert!(matches!(Tensor::new(DataType::Fp64, vec![i64::MAX / 4], Bytes::new()), Err(TensorError::TooLarge(_))));
     }
 
     #[test]
@@ -248,10 +243,7 @@ mod tests {
             Tensor::new(DataType::Fp32, vec![2], Bytes::from_static(&[0; 7])),
             Err(TensorError::SizeMismatch { expected: 8, actual: 7 })
         );
-        assert_eq!(
-            Tensor::new(DataType::Bool, vec![2], Bytes::from_static(&[1, 2])),
-            Err(TensorError::NotBool(1))
-        );
+        assert_eq!(Tensor::new(DataType::Bool, vec![2], Bytes::from_static(&[1, 2])), Err(TensorError::NotBool(1)));
     }
 
     #[test]
@@ -268,9 +260,6 @@ mod tests {
         );
         data.pop();
         data.pop();
-        assert!(matches!(
-            Tensor::new(DataType::Bytes, vec![2], data.into()),
-            Err(TensorError::TruncatedElement(7))
-        ));
+        assert!(matches!(Tensor::new(DataType::Bytes, vec![2], data.into()), Err(TensorError::TruncatedElement(7))));
     }
 }

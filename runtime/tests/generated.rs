@@ -19,7 +19,9 @@ fn check(name: &str, content: &str) {
 
 #[test]
 fn generated_list_of_the_runtimes_flags_is_current() {
-    let mut text = String::from("# `torchmodel-runtime`: commands and flags\n\nGenerated from runtime/src/args.rs by `make generate`.\n");
+    let mut text = String::from(
+        "# `torchmodel-runtime`: commands and flags\n\nGenerated from runtime/src/args.rs by `make generate`.\n",
+    );
     let mut root = Arguments::command().term_width(110);
     root.build();
     // What is set in this shell is not part of the documentation.

@@ -33,7 +33,12 @@ fn refused(folder: &TempDir, file: &Path, more: &[&str]) -> (Failure, Output) {
     let message = folder.path().join("termination-log");
     fs::write(&message, "").unwrap();
     let mut command = program();
-    command.args(["serve", "--http-address=127.0.0.1:0", "--grpc-address=127.0.0.1:0", "--metrics-address=127.0.0.1:0"]);
+    command.args([
+        "serve",
+        "--http-address=127.0.0.1:0",
+        "--grpc-address=127.0.0.1:0",
+        "--metrics-address=127.0.0.1:0",
+    ]);
     command.arg("--file").arg(file).arg("--termination-message").arg(&message).arg("--cache-dir").arg(folder.path());
     let output = command.args(more).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
@@ -54,7 +59,11 @@ fn what_cannot_be_served_ends_the_program_with_one_line_for_the_operator() {
     for (file, reason, part) in [
         (write("garbage.pt", "PK\x03\x04 garbage"), FailureReason::NotTorchScript, "archive"),
         (write("digest.yaml", &digest), FailureReason::DigestMismatch, "0000"),
-        (write("absent.yaml", "source: {uri: 'file:///does/not/exist.pt'}\n"), FailureReason::NotFound, "/does/not/exist.pt"),
+        (
+            write("absent.yaml", "source: {uri: 'file:///does/not/exist.pt'}\n"),
+            FailureReason::NotFound,
+            "/does/not/exist.pt",
+        ),
         (write("field.yaml", "source: {url: x}\n"), FailureReason::SpecInvalid, "unknown field `url`"),
         (write("scheme.yaml", "source: {uri: 'ftp://host/file'}\n"), FailureReason::SchemeUnsupported, "ftp"),
         (folder.path().join("nowhere.yaml"), FailureReason::SpecInvalid, "nowhere.yaml"),
@@ -99,7 +108,7 @@ impl Serving {
         let log = BufReader::new(child.stderr.take().unwrap());
         let mut serving = Self { child, log, http: String::new() };
         let listening = serving.wait_for("listening");
-        serving.http = listening["http"].as_str().unwrap().to_owned();
+        listening["http"].as_str().unwrap().clone_into(&mut serving.http);
         serving
     }
 
@@ -172,7 +181,8 @@ fn inspect_prints_facts_and_a_manifest_and_pull_prints_a_path() {
     let sha256 = printed.lines().find_map(|line| line.strip_prefix("sha256:")).unwrap().trim().to_owned();
     let config = folder.path().join("config.yaml");
     fs::write(&config, format!("source: {{uri: 'file://{}', sha256: {sha256}}}\n", path.display())).unwrap();
-    let output = program().args(["pull", "--file"]).arg(&config).arg("--cache-dir").arg(folder.path()).output().unwrap();
+    let output =
+        program().args(["pull", "--file"]).arg(&config).arg("--cache-dir").arg(folder.path()).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout).trim(), path.display().to_string());
     let output = program().arg("inspect").arg("/does/not/exist.pt").output().unwrap();

@@ -66,8 +66,9 @@ impl EngineLoader for TorchLoader {
                 break;
             }
         }
-        let signature = signature
-            .ok_or_else(|| Failure::new(FailurePhase::Load, FailureReason::SpecInvalid, "no device to load the model onto"))?;
+        let signature = signature.ok_or_else(|| {
+            Failure::new(FailurePhase::Load, FailureReason::SpecInvalid, "no device to load the model onto")
+        })?;
         Ok(LoadedModel { signature, engines })
     }
 }
@@ -90,9 +91,13 @@ fn announce(facts: &ModuleFacts, method: &Method, config: &ModelConfig, device: 
             method.name
         );
     }
-    let foreign: Vec<_> = facts.constant_devices.iter().filter(|found| **found != device::name(device) && *found != "cpu").collect();
+    let foreign: Vec<_> =
+        facts.constant_devices.iter().filter(|found| **found != device::name(device) && *found != "cpu").collect();
     if !foreign.is_empty() {
-        tracing::warn!(model, "the code names devices {foreign:?}: it was traced there and may fail here; trace it on the CPU");
+        tracing::warn!(
+            model,
+            "the code names devices {foreign:?}: it was traced there and may fail here; trace it on the CPU"
+        );
     }
 }
 
@@ -112,7 +117,8 @@ impl TorchEngine {
     fn intra_op_threads(&self) -> i32 {
         let instances = if self.binding.method().is_stateful { 1 } else { self.config.instances };
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let share = self.config.intra_op_threads.map_or(cpus / instances.max(1), |count| usize::try_from(count).unwrap_or(1));
+        let share =
+            self.config.intra_op_threads.map_or(cpus / instances.max(1), |count| usize::try_from(count).unwrap_or(1));
         i32::try_from(share.max(1)).unwrap_or(i32::MAX)
     }
 }
@@ -128,10 +134,10 @@ impl Engine for TorchEngine {
             return Ok(self.binding.signature().clone());
         }
         let started = Instant::now();
-        let mut copy = match self.binding.method().is_stateful {
-            true => Some(self.module.deep_copy().map_err(|error| load_failure(&error))?),
-            false => None,
-        };
+        let mut copy = None;
+        if self.binding.method().is_stateful {
+            copy = Some(self.module.deep_copy().map_err(|error| load_failure(&error))?);
+        }
         let module = copy.as_mut().unwrap_or(&mut self.module);
         for inputs in &runs {
             for _ in 0..self.config.warmup.iterations {
@@ -220,13 +226,14 @@ fn last_line(message: &str) -> String {
 
 fn load_failure(error: &TorchError) -> Failure {
     let reason = match error.kind {
-        TorchErrorKind::Archive => FailureReason::NotTorchScript,
         TorchErrorKind::Operator => FailureReason::UnsupportedOperator,
         TorchErrorKind::Version => FailureReason::TorchVersionTooNew,
         TorchErrorKind::OutOfMemory if error.message.contains("CUDA") => FailureReason::OutOfDeviceMemory,
         TorchErrorKind::OutOfMemory => FailureReason::OutOfHostMemory,
         TorchErrorKind::Device => FailureReason::DriverTooOld,
-        TorchErrorKind::Raised | TorchErrorKind::Argument | TorchErrorKind::Torch => FailureReason::NotTorchScript,
+        TorchErrorKind::Archive | TorchErrorKind::Raised | TorchErrorKind::Argument | TorchErrorKind::Torch => {
+            FailureReason::NotTorchScript
+        }
     };
     Failure::new(FailurePhase::Load, reason, error.message.clone())
 }

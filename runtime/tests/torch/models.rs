@@ -115,7 +115,8 @@ async fn every_numeric_datatype_goes_in_and_comes_out_unchanged() {
         (DataType::Fp32, 4),
         (DataType::Fp64, 8),
     ] {
-        let data: Vec<u8> = (0..3 * size).map(|index| if datatype == DataType::Bool { index % 2 } else { index * 7 }).collect();
+        let data: Vec<u8> =
+            (0..3 * size).map(|index| if datatype == DataType::Bool { index % 2 } else { index * 7 }).collect();
         let answer = ask(&model, vec![named("x", datatype, &[3, 1], data.clone())]).await.unwrap();
         let tensor = &answer.outputs[0].tensor;
         assert_eq!((tensor.datatype(), tensor.shape(), &tensor.data()[..]), (datatype, &[3, 1][..], &data[..]));
@@ -171,7 +172,8 @@ async fn whose_fault_a_failing_operator_is_depends_on_what_was_declared() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_nobody_waits_for_any_more_is_answered_in_time() {
     let source = "def forward(self, x):\n  y = x\n  for i in range(60000):\n    y = y + 1\n  return y\n";
-    let spec = "{inputs: [{name: x, datatype: FP32, shape: [1]}], warmup: {iterations: 0}, limits: {requestTimeout: 20ms}}";
+    let spec =
+        "{inputs: [{name: x, datatype: FP32, shape: [1]}], warmup: {iterations: 0}, limits: {requestTimeout: 20ms}}";
     let (model, _) = load_source(source, &[], spec).unwrap();
     let error = ask(&model, vec![floats("x", &[1], &[1.0])]).await.unwrap_err();
     assert!(matches!(error, InferError::DeadlineExceeded(_)), "{error}");
@@ -184,15 +186,60 @@ async fn a_request_that_nobody_waits_for_any_more_is_answered_in_time() {
 fn what_cannot_be_loaded_says_why() {
     for (source, spec, reason, text) in [
         (SCALE, "{method: nope}", FailureReason::SignatureShapeMismatch, "no method 'nope'; it has forward"),
-        (SCALE, "{inputs: [{name: y}]}", FailureReason::SignatureShapeMismatch, "names 'y', but method 'forward' takes x"),
-        (SCALE, "{outputs: [{name: a}, {name: b}]}", FailureReason::SignatureShapeMismatch, "declares 2 outputs, but method 'forward' returns 1"),
-        (SCALE, "{inputs: [{name: x, datatype: BYTES}]}", FailureReason::SignatureShapeMismatch, "which an argument of its type does not take"),
-        (SCALE, "{inputs: [{name: x, datatype: FP32, shape: [1]}], outputs: [{name: y, datatype: INT8}]}", FailureReason::SignatureShapeMismatch, "declares 'y' as INT8, but the model gives FP32"),
-        (SCALE, "{inputs: [{name: x, datatype: FP32, shape: [-1, 3]}], outputs: [{name: y, shape: [-1, 4]}]}", FailureReason::SignatureShapeMismatch, "but the model gives [1, 3]"),
-        ("def forward(self, x: Dict[str, Tensor]):\n  return x['a']\n", "{}", FailureReason::SignatureShapeMismatch, "argument 'x' has type Dict[str, Tensor]"),
-        ("def forward(self, x):\n  return torch.mm(x, x)\n", "{inputs: [{name: x, datatype: FP32, shape: [3]}]}", FailureReason::WarmupFailed, "self must be a matrix"),
-        (SCALE, "{warmup: {inputs: [{name: x, fill: abc}]}, inputs: [{name: x, datatype: FP32, shape: [1]}]}", FailureReason::WarmupFailed, "fill 'abc' is not a FP32"),
-        (SCALE, "{warmup: {inputs: [{name: z}]}}", FailureReason::WarmupFailed, "names 'z', which the model does not take"),
+        (
+            SCALE,
+            "{inputs: [{name: y}]}",
+            FailureReason::SignatureShapeMismatch,
+            "names 'y', but method 'forward' takes x",
+        ),
+        (
+            SCALE,
+            "{outputs: [{name: a}, {name: b}]}",
+            FailureReason::SignatureShapeMismatch,
+            "declares 2 outputs, but method 'forward' returns 1",
+        ),
+        (
+            SCALE,
+            "{inputs: [{name: x, datatype: BYTES}]}",
+            FailureReason::SignatureShapeMismatch,
+            "which an argument of its type does not take",
+        ),
+        (
+            SCALE,
+            "{inputs: [{name: x, datatype: FP32, shape: [1]}], outputs: [{name: y, datatype: INT8}]}",
+            FailureReason::SignatureShapeMismatch,
+            "declares 'y' as INT8, but the model gives FP32",
+        ),
+        (
+            SCALE,
+            "{inputs: [{name: x, datatype: FP32, shape: [-1, 3]}], outputs: [{name: y, shape: [-1, 4]}]}",
+            FailureReason::SignatureShapeMismatch,
+            "but the model gives [1, 3]",
+        ),
+        (
+            "def forward(self, x: Dict[str, Tensor]):\n  return x['a']\n",
+            "{}",
+            FailureReason::SignatureShapeMismatch,
+            "argument 'x' has type Dict[str, Tensor]",
+        ),
+        (
+            "def forward(self, x):\n  return torch.mm(x, x)\n",
+            "{inputs: [{name: x, datatype: FP32, shape: [3]}]}",
+            FailureReason::WarmupFailed,
+            "self must be a matrix",
+        ),
+        (
+            SCALE,
+            "{warmup: {inputs: [{name: x, fill: abc}]}, inputs: [{name: x, datatype: FP32, shape: [1]}]}",
+            FailureReason::WarmupFailed,
+            "fill 'abc' is not a FP32",
+        ),
+        (
+            SCALE,
+            "{warmup: {inputs: [{name: z}]}}",
+            FailureReason::WarmupFailed,
+            "names 'z', which the model does not take",
+        ),
     ] {
         let failure = load_source(source, &[("w", 1.0)], spec).err().unwrap_or_else(|| panic!("{spec} loaded"));
         assert_eq!(failure.reason, reason, "{spec}: {}", failure.message);
@@ -215,7 +262,9 @@ async fn a_full_queue_refuses_at_once() {
     let source = "def forward(self, x):\n  y = x\n  for i in range(40000):\n    y = y + 1\n  return y\n";
     let spec = "{inputs: [{name: x, datatype: FP32, shape: [1]}], warmup: {iterations: 0}, limits: {maxQueue: 1, requestTimeout: 30s}}";
     let (model, _) = load_source(source, &[], spec).unwrap();
-    let asked = join_all((0..4).map(|_| tokio::time::timeout(Duration::from_secs(60), ask(&model, vec![floats("x", &[1], &[1.0])]))));
+    let asked = join_all(
+        (0..4).map(|_| tokio::time::timeout(Duration::from_secs(60), ask(&model, vec![floats("x", &[1], &[1.0])]))),
+    );
     let results = asked.await;
     let refused = results.iter().filter(|result| matches!(result, Ok(Err(InferError::Overloaded(_))))).count();
     assert!((2..=3).contains(&refused), "one runs, one waits, the others are refused: {results:?}");

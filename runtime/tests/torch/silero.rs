@@ -49,7 +49,8 @@ async fn whole_recordings_are_answered_as_by_a_direct_call_over_both_protocols()
                 warmup: {inputs: [{name: x, shape: [1, 1024]}, {name: sr, fill: '16000'}]}}";
     let mut served = serve(load(&demo_file("silero_vad.jit"), spec).unwrap()).await;
     let module = CModule::load(demo_file("silero_vad.jit")).unwrap();
-    for (name, windows, highest, average) in [("Front_Center.wav", 44, 0.99999, 0.720), ("Noise.wav", 43, 0.032, 0.013)] {
+    for (name, windows, highest, average) in [("Front_Center.wav", 44, 0.99999, 0.720), ("Noise.wav", 43, 0.032, 0.013)]
+    {
         let audio = recording(name);
         let expected = direct(&module, "audio_forward", &audio);
         let shape = [1, i64::try_from(audio.len()).unwrap()];

@@ -99,8 +99,12 @@ unsafe extern "C" {
         out: *mut *mut c_void,
         error: *mut ShimError,
     ) -> c_int;
-    pub fn shim_tensor_to_host(tensor: *const c_void, copy: c_int, out: *mut *mut c_void, error: *mut ShimError)
-    -> c_int;
+    pub fn shim_tensor_to_host(
+        tensor: *const c_void,
+        copy: c_int,
+        out: *mut *mut c_void,
+        error: *mut ShimError,
+    ) -> c_int;
     pub fn shim_tensor_to_device(
         tensor: *const c_void,
         device: c_int,

@@ -17,7 +17,9 @@ pub use cuda::load_cuda;
 pub use error::{TorchError, TorchErrorKind};
 pub use module::{Module, define_module};
 pub use schema::{ArgumentSchema, Method, ModuleFacts, Sizes, Type};
-pub use tensor::{HostTensor, ScalarType, TensorBuffer, tensor_from_bytes, tensor_shape, tensor_to_device, tensor_to_host};
+pub use tensor::{
+    HostTensor, ScalarType, TensorBuffer, tensor_from_bytes, tensor_shape, tensor_to_device, tensor_to_host,
+};
 pub use value::{Argument, Output, OutputValue};
 
 use error::check;

@@ -55,7 +55,8 @@ impl Module {
     /// Errors: `Argument` when any method may write to the module's attributes.
     pub fn share(&self) -> Result<Self, TorchError> {
         if let Some(method) = self.describe()?.methods.iter().find(|method| method.is_stateful) {
-            let text = format!("method '{}' writes to the module's attributes, so the module cannot be shared", method.name);
+            let text =
+                format!("method '{}' writes to the module's attributes, so the module cannot be shared", method.name);
             return Err(TorchError::argument(text));
         }
         // SAFETY: the handle is alive as long as `self`. Both handles reach the same weights, which nothing writes to, as just
@@ -80,7 +81,8 @@ impl Module {
             ffi::shim_string_free(json);
             text
         };
-        serde_json::from_str(&text).map_err(|error| TorchError::argument(format!("reading the module's facts: {error}")))
+        serde_json::from_str(&text)
+            .map_err(|error| TorchError::argument(format!("reading the module's facts: {error}")))
     }
 
     /// Calls `method` with positional `arguments` (without `self`; fewer are not filled up: use [`Argument::Default`]) in
@@ -106,9 +108,7 @@ impl Module {
     ///
     /// # Safety
     /// `make` must fill its first argument with a module handle when it returns 0.
-    unsafe fn made(
-        make: impl FnOnce(*mut *mut ShimModule, *mut ffi::ShimError) -> i32,
-    ) -> Result<Self, TorchError> {
+    unsafe fn made(make: impl FnOnce(*mut *mut ShimModule, *mut ffi::ShimError) -> i32) -> Result<Self, TorchError> {
         let mut handle = ptr::null_mut();
         // SAFETY: as the caller promises.
         unsafe { check(|error| make(&raw mut handle, error))? };

@@ -69,9 +69,7 @@ impl TensorBuffer {
         let mut out = ptr::null_mut();
         // SAFETY: shape is valid for the call; on success `out` is an at::Tensor that tch then owns.
         let tensor = unsafe {
-            check(|error| {
-                ffi::shim_tensor_empty(shape.as_ptr(), shape.len(), scalar_type.0, &raw mut out, error)
-            })?;
+            check(|error| ffi::shim_tensor_empty(shape.as_ptr(), shape.len(), scalar_type.0, &raw mut out, error))?;
             Tensor::from_ptr(out.cast())
         };
         // SAFETY: the tensor is alive.
@@ -154,9 +152,7 @@ pub fn tensor_to_host(tensor: &Tensor, copy: bool) -> Result<HostTensor, TorchEr
     // SAFETY: the tensor is alive for the call; on success `out` is an at::Tensor that tch then owns; the getters read a live
     // tensor.
     unsafe {
-        check(|error| {
-            ffi::shim_tensor_to_host(tensor.as_ptr().cast(), i32::from(copy), &raw mut out, error)
-        })?;
+        check(|error| ffi::shim_tensor_to_host(tensor.as_ptr().cast(), i32::from(copy), &raw mut out, error))?;
         let tensor = Tensor::from_ptr(out.cast());
         let handle: *const c_void = tensor.as_ptr().cast();
         Ok(HostTensor {
@@ -174,9 +170,7 @@ pub fn tensor_to_device(tensor: &Tensor, device: Device) -> Result<Tensor, Torch
     let mut out = ptr::null_mut();
     // SAFETY: the tensor is alive for the call; on success `out` is an at::Tensor that tch then owns.
     unsafe {
-        check(|error| {
-            ffi::shim_tensor_to_device(tensor.as_ptr().cast(), device_index(device), &raw mut out, error)
-        })?;
+        check(|error| ffi::shim_tensor_to_device(tensor.as_ptr().cast(), device_index(device), &raw mut out, error))?;
         Ok(Tensor::from_ptr(out.cast()))
     }
 }

@@ -40,7 +40,8 @@ fn describes_arguments_defaults_and_returns() {
     .describe()
     .unwrap();
     let method = facts.method("forward").unwrap();
-    let names: Vec<_> = method.arguments.iter().map(|argument| (argument.name.as_str(), argument.has_default)).collect();
+    let names: Vec<_> =
+        method.arguments.iter().map(|argument| (argument.name.as_str(), argument.has_default)).collect();
     assert_eq!(names, [("x", false), ("n", false), ("mode", true), ("y", true)]);
     assert_eq!(method.arguments[3].argument_type, Type::Optional { item: Box::new(Type::Tensor) });
     assert_eq!(method.returns, Type::Tuple { items: vec![Type::Tensor, Type::Int], names: vec![] });
@@ -159,7 +160,10 @@ fn bytes_become_a_tensor_and_a_tensor_bytes_without_a_copy() {
     drop(tensor);
     assert_eq!(host.as_ref().as_ptr(), address);
     assert_eq!((host.as_ref(), host.shape(), host.scalar_type()), (&raw[..], &[2, 2][..], ScalarType(6)));
-    assert_ne!(Bytes::from_owner(tensor_to_host(&Tensor::ones([2], (Kind::Float, Device::Cpu)), true).unwrap()).len(), 0);
+    assert_ne!(
+        Bytes::from_owner(tensor_to_host(&Tensor::ones([2], (Kind::Float, Device::Cpu)), true).unwrap()).len(),
+        0
+    );
 }
 
 #[test]

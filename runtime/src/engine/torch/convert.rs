@@ -63,7 +63,8 @@ fn tensor(input: &EngineInput, device: tch::Device, must_copy: bool) -> Result<t
             buffer.finish()
         }),
     };
-    let placed = host.and_then(|host| if device.is_cuda() { torch_shim::tensor_to_device(&host, device) } else { Ok(host) });
+    let placed =
+        host.and_then(|host| if device.is_cuda() { torch_shim::tensor_to_device(&host, device) } else { Ok(host) });
     placed.map_err(input_error)
 }
 

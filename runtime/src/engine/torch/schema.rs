@@ -182,7 +182,9 @@ impl Binding {
         }
         if outputs.len() != self.signature.outputs.len() {
             let (expected, actual) = (self.signature.outputs.len(), outputs.len());
-            return Err(EngineError::Failed(format!("the method returned {actual} values, its schema says {expected}")));
+            return Err(EngineError::Failed(format!(
+                "the method returned {actual} values, its schema says {expected}"
+            )));
         }
         Ok(self.signature.outputs.iter().map(|output| output.name.clone()).collect())
     }
@@ -268,7 +270,9 @@ fn input_signature(
     if let (Some(fixed), Some(declared)) = (&shape, &declared_shape)
         && fixed != declared
     {
-        return Err(mismatch(format!("model.inputs declares '{name}' with shape {declared:?}, but it takes {fixed:?}")));
+        return Err(mismatch(format!(
+            "model.inputs declares '{name}' with shape {declared:?}, but it takes {fixed:?}"
+        )));
     }
     Ok(InputSignature {
         name: name.to_owned(),

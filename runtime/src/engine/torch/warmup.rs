@@ -24,7 +24,9 @@ fn failure(message: String) -> Failure {
 /// The inputs of one run for each batch size; empty when there is nothing to run.
 pub fn plan(config: &ModelConfig, signature: &Signature) -> Result<Vec<Vec<EngineInput>>, Failure> {
     let warmup = &config.warmup;
-    if let Some(unknown) = warmup.inputs.iter().find(|input| !signature.inputs.iter().any(|known| known.name == input.name)) {
+    if let Some(unknown) =
+        warmup.inputs.iter().find(|input| !signature.inputs.iter().any(|known| known.name == input.name))
+    {
         return Err(failure(format!("model.warmup.inputs names '{}', which the model does not take", unknown.name)));
     }
     if warmup.iterations == 0 {
@@ -42,7 +44,8 @@ pub fn plan(config: &ModelConfig, signature: &Signature) -> Result<Vec<Vec<Engin
             match form(input, shape, i64::from(*batch_size)) {
                 Ok((datatype, shape)) => {
                     let fill = given.and_then(|given| given.fill.as_deref());
-                    let data = filled(datatype, &shape, fill).map_err(|error| failure(format!("model.warmup.inputs: '{}': {error}", input.name)))?;
+                    let data = filled(datatype, &shape, fill)
+                        .map_err(|error| failure(format!("model.warmup.inputs: '{}': {error}", input.name)))?;
                     inputs.push(EngineInput { index, datatype, shape, parts: vec![data] });
                 }
                 Err(why) if warmup.inputs.is_empty() => {
