@@ -97,7 +97,8 @@ impl<T> Batcher<T> {
     /// What an instance that is idle at `now` should do.
     pub fn next(&mut self, now: Instant) -> Next<T> {
         let Some(head) = self.queue.front() else { return Next::Idle };
-        let ready_at = head.arrived + self.config.max_delay;
+        // A delay too long to be an instant is none: nothing may wait for ever.
+        let ready_at = head.arrived.checked_add(self.config.max_delay).unwrap_or(now);
         let chosen = self.choose(head);
         if !chosen.is_full && ready_at > now {
             return Next::WaitUntil(ready_at);

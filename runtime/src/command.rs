@@ -19,7 +19,11 @@ pub fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(arguments) => {
             let loader = loader(&arguments)?;
-            tokio()?.block_on(serve::serve(*arguments, loader))
+            let runtime = tokio()?;
+            let result = runtime.block_on(serve::serve(*arguments, loader));
+            // A load that is not finished must not hold up the end.
+            runtime.shutdown_background();
+            result
         }
         Command::Inspect(arguments) => inspect(&arguments),
         Command::Pull(arguments) => tokio()?.block_on(pull(&arguments)),

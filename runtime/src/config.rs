@@ -167,8 +167,9 @@ impl ServeConfig {
     /// A bare archive, with everything else derived.
     pub fn for_archive(path: &Path) -> Result<Self, ConfigError> {
         let invalid = |message| ConfigError::Invalid { file: path.display().to_string(), message };
-        let source = ModelSource { uri: Some(format!("file://{}", path.display())), ..ModelSource::default() };
         let model = ModelConfig::check(&ModelSpec::default(), file_stem(path)).map_err(invalid)?;
+        let absolute = std::path::absolute(path).map_err(|error| invalid(error.to_string()))?;
+        let source = ModelSource { uri: Some(absolute.display().to_string()), ..ModelSource::default() };
         Ok(Self { source, model })
     }
 }
@@ -195,6 +196,12 @@ impl ModelConfig {
             max_batch_size: u64::from(batching.max_batch_size.max(1)),
             max_delay: batching.max_delay.map_or(Duration::ZERO, torchmodel_crds::Duration::get),
         });
+        let request_timeout = limits.request_timeout.map_or(DEFAULT_REQUEST_TIMEOUT, torchmodel_crds::Duration::get);
+        if batching.is_some_and(|batching| batching.max_delay >= request_timeout) {
+            return Err(
+                "model.batching.maxDelay must be shorter than model.limits.requestTimeout (60s by default)".into()
+            );
+        }
         Ok(Self {
             name,
             method: spec.method.clone().unwrap_or_else(|| "forward".into()),
@@ -206,7 +213,7 @@ impl ModelConfig {
             intra_op_threads: optimize.intra_op_threads,
             warmup: check_warmup(spec, batching)?,
             max_queue: limits.max_queue.map_or(DEFAULT_MAX_QUEUE, |most| usize::try_from(most).unwrap_or(usize::MAX)),
-            request_timeout: limits.request_timeout.map_or(DEFAULT_REQUEST_TIMEOUT, torchmodel_crds::Duration::get),
+            request_timeout,
         })
     }
 }

@@ -44,13 +44,16 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Serve(serve) => Some(serve.termination_message.clone()),
         Command::Inspect(_) | Command::Pull(_) => None,
     };
-    match command::run(arguments.command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            serve::report(&failure, termination_message.as_deref());
-            ExitCode::FAILURE
-        }
+    let result = command::run(arguments.command);
+    if let Err(failure) = &result {
+        serve::report(failure, termination_message.as_deref());
     }
+    // `serve` may leave a thread inside an inference or a load that never ends, so nothing may wait for it.
+    #[cfg(feature = "torch")]
+    if termination_message.is_some() {
+        torch_shim::exit_now(i32::from(result.is_err()));
+    }
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// A failure of the program itself rather than of a model.

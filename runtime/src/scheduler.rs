@@ -16,7 +16,7 @@ use torchmodel_crds::{Failure, FailurePhase, FailureReason};
 
 use crate::{
     batcher::{Batcher, BatcherConfig, Next, Waiting},
-    engine::{Engine, EngineError, EngineInput, Execution},
+    engine::{Engine, EngineError, EngineInput, Execution, ExecutionTimings},
     inference::{InferError, NamedTensor},
     metrics::{ModelMetrics, RequestTimings},
     signature::{CheckedInputs, Signature},
@@ -208,7 +208,16 @@ impl Instance {
     fn run_batch(&mut self, batch: Vec<Waiting<Job>>) {
         let started = Instant::now();
         match self.execute(&batch) {
-            Ok(execution) => Self::answer(batch, execution, started),
+            Ok(execution) => {
+                let rows: Vec<u64> = batch.iter().map(|waiting| waiting.rows).collect();
+                match split_outputs(execution.outputs, &rows) {
+                    Ok(parts) => answer(batch, parts, (started, execution.timings)),
+                    Err(message) => {
+                        tracing::warn!(model = self.shared.config.model, "{message}");
+                        batch.into_iter().for_each(|waiting| self.run_batch(vec![waiting]));
+                    }
+                }
+            }
             Err(EngineError::DeviceLost(message)) => {
                 let failure = Failure::new(
                     FailurePhase::Serve,
@@ -245,30 +254,21 @@ impl Instance {
         tracing::trace!(requests = batch.len(), elapsed_us = started.elapsed().as_micros(), "executed a batch");
         result
     }
+}
 
-    fn answer(batch: Vec<Waiting<Job>>, execution: Execution, started: Instant) {
-        let rows: Vec<u64> = batch.iter().map(|waiting| waiting.rows).collect();
-        let timings = execution.timings;
-        match split_outputs(execution.outputs, &rows) {
-            Ok(parts) => {
-                for (waiting, outputs) in batch.into_iter().zip(parts) {
-                    let timings = RequestTimings {
-                        total: waiting.arrived.elapsed(),
-                        queue: started.saturating_duration_since(waiting.arrived),
-                        compute_input: timings.compute_input,
-                        compute_infer: timings.compute_infer,
-                        compute_output: timings.compute_output,
-                        rows: waiting.rows,
-                    };
-                    drop(waiting.payload.reply.send(Ok(Answer { outputs, timings })));
-                }
-            }
-            Err(message) => {
-                for waiting in batch {
-                    drop(waiting.payload.reply.send(Err(InferError::Internal(message.clone()))));
-                }
-            }
-        }
+/// Gives each request of a batch its part of the outputs.
+fn answer(batch: Vec<Waiting<Job>>, parts: Vec<Vec<NamedTensor>>, (started, timings): (Instant, ExecutionTimings)) {
+    for (waiting, outputs) in batch.into_iter().zip(parts) {
+        let timings = RequestTimings {
+            total: waiting.arrived.elapsed(),
+            queue: started.saturating_duration_since(waiting.arrived),
+            compute_input: timings.compute_input,
+            compute_infer: timings.compute_infer,
+            compute_output: timings.compute_output,
+            rows: waiting.rows,
+        };
+        // Nobody waits for it any more when the receiver is gone.
+        drop(waiting.payload.reply.send(Ok(Answer { outputs, timings })));
     }
 }
 

@@ -95,7 +95,10 @@ pub async fn serve(arguments: ServeArguments, loader: Arc<dyn EngineLoader>) -> 
     };
     let mut outcome = Ok(());
     if let Some(model) = model {
-        repository.set(&name, ModelState::Ready(Arc::new(model)));
+        let model = Arc::new(model);
+        // Never dropped: that would wait for instances, and one may never come back. The process ends right after this.
+        std::mem::forget(Arc::clone(&model));
+        repository.set(&name, ModelState::Ready(model));
         tracing::info!(model = name, "ready");
         tokio::select! {
             () = interrupted(&arguments, &service) => {}

@@ -101,7 +101,12 @@ impl Drop for Serving {
 
 impl Serving {
     fn start(file: &Path, more: &[&str]) -> Self {
+        Self::start_in(Path::new("."), file, more)
+    }
+
+    fn start_in(folder: &Path, file: &Path, more: &[&str]) -> Self {
         let mut command = program();
+        command.current_dir(folder);
         command.args(["serve", "--log-format=json", "--shutdown-delay=0s", "--http-address=127.0.0.1:0"]);
         command.args(["--grpc-address=127.0.0.1:0", "--metrics-address=127.0.0.1:0", "--file"]).arg(file).args(more);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
@@ -187,4 +192,23 @@ fn inspect_prints_facts_and_a_manifest_and_pull_prints_a_path() {
     assert_eq!(text(&output.stdout).trim(), path.display().to_string());
     let output = program().arg("inspect").arg("/does/not/exist.pt").output().unwrap();
     assert!(!output.status.success() && text(&output.stderr).contains("/does/not/exist.pt"));
+}
+
+#[test]
+fn a_relative_path_is_enough_and_an_inference_that_never_ends_does_not_keep_the_program() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("endless.pt");
+    let source = "def forward(self, x):\n  while bool(x.sum() < 1):\n    x = x * 0\n  return x\n";
+    torch_shim::define_module(source, &[], &path).unwrap();
+    let mut serving = Serving::start_in(folder.path(), Path::new("endless.pt"), &["--drain-timeout=100ms"]);
+    serving.wait_for("ready");
+    let body = r#"{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [0]}]}"#;
+    let mut stream = TcpStream::connect(&serving.http).unwrap();
+    let length = body.len();
+    write!(stream, "POST /v2/models/endless/infer HTTP/1.1\r\nHost: m\r\nContent-Length: {length}\r\n\r\n{body}")
+        .unwrap();
+    while !serving.get("/v2/health/ready").starts_with("HTTP/1.1 200") {}
+    serving.signal("TERM");
+    serving.wait_for("told to stop");
+    assert_eq!(serving.child.wait().unwrap().code(), Some(0));
 }

@@ -141,8 +141,18 @@ impl Engine for TorchEngine {
         let module = copy.as_mut().unwrap_or(&mut self.module);
         for inputs in &runs {
             for _ in 0..self.config.warmup.iterations {
-                let execution = execute(module, &self.binding, self.device, inputs);
-                let execution = execution.map_err(|error| warmup_failure(&error))?;
+                let execution = match execute(module, &self.binding, self.device, inputs) {
+                    Ok(execution) => execution,
+                    Err(EngineError::Refused(why)) if self.config.warmup.inputs.is_empty() => {
+                        tracing::warn!(
+                            model = self.config.name,
+                            "warm-up skipped: the model refuses zeros ({why}); give model.warmup.inputs values that it takes, or \
+                             the first requests will be slow"
+                        );
+                        return Ok(self.binding.signature().clone());
+                    }
+                    Err(error) => return Err(warmup_failure(&error)),
+                };
                 self.binding.learn(&execution.outputs, inputs)?;
             }
         }
@@ -165,7 +175,8 @@ fn execute(
     let started = Instant::now();
     let arguments = arguments(binding, device, inputs)?;
     let laid_out = Instant::now();
-    let outputs = module.run(&binding.method().name, &arguments).map_err(|error| engine_error(error, binding))?;
+    let outputs =
+        module.run(&binding.method().name, &arguments).map_err(|error| engine_error(error, binding, device))?;
     let computed = Instant::now();
     let outputs = named_outputs(binding, outputs)?;
     let timings = ExecutionTimings {
@@ -178,9 +189,11 @@ fn execute(
 
 fn arguments(binding: &Binding, device: tch::Device, inputs: &[EngineInput]) -> Result<Vec<Argument>, EngineError> {
     let mut arguments: Vec<Argument> = binding.method().arguments.iter().map(|_| Argument::Default).collect();
+    // A stateful method may keep an input as an attribute and write to it in a later call.
+    let must_copy = binding.method().mutates_inputs || binding.method().is_stateful;
     for input in inputs {
         let Some(parameter) = binding.parameters().get(input.index) else { continue };
-        let argument = convert::argument(input, parameter.kind, device, binding.method().mutates_inputs)?;
+        let argument = convert::argument(input, parameter.kind, device, must_copy)?;
         if let Some(slot) = arguments.get_mut(parameter.position) {
             *slot = argument;
         }
@@ -202,19 +215,27 @@ fn named_outputs(binding: &Binding, outputs: Vec<Output>) -> Result<Vec<NamedTen
         .collect()
 }
 
-fn engine_error(error: TorchError, binding: &Binding) -> EngineError {
+fn engine_error(error: TorchError, binding: &Binding, device: tch::Device) -> EngineError {
     match error.kind {
-        TorchErrorKind::OutOfMemory => EngineError::OutOfMemory(error.message),
-        TorchErrorKind::Device => EngineError::DeviceLost(error.message),
+        TorchErrorKind::OutOfMemory => EngineError::OutOfMemory(last_line(&error.message)),
+        // The text may be the request's own: only the device can say that it is lost.
+        TorchErrorKind::Device if device.is_cuda() && torch_shim::is_device_lost(device) => {
+            EngineError::DeviceLost(last_line(&error.message))
+        }
         // An exception that the model raises, or an argument that its schema refuses, speaks of the request.
         TorchErrorKind::Raised | TorchErrorKind::Argument => EngineError::Refused(last_line(&error.message)),
         // An operator that fails may be the model's fault or the request's. Where datatypes and shapes were declared and
         // checked, it is the model's.
-        _ if binding.is_fully_declared() => EngineError::Failed(error.message),
-        _ => EngineError::Refused(format!(
+        _ if !binding.is_fully_declared() => EngineError::Refused(format!(
             "{}; declare datatype and shape in model.inputs to have requests checked before they run",
             last_line(&error.message)
         )),
+        // An index out of range or a word that is not in the vocabulary looks like any other failed operator.
+        _ if binding.depends_on_values() => EngineError::Refused(last_line(&error.message)),
+        _ => {
+            tracing::error!(method = binding.method().name, "the model failed: {}", error.message);
+            EngineError::Failed(last_line(&error.message))
+        }
     }
 }
 

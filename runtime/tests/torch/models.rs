@@ -269,3 +269,52 @@ async fn a_full_queue_refuses_at_once() {
     let refused = results.iter().filter(|result| matches!(result, Ok(Err(InferError::Overloaded(_))))).count();
     assert!((2..=3).contains(&refused), "one runs, one waits, the others are refused: {results:?}");
 }
+
+/// One text as a BYTES input.
+fn text(name: &str, value: &str) -> torchmodel_runtime::inference::NamedTensor {
+    let mut data = Vec::new();
+    assert!(push_bytes_element(&mut data, value.as_bytes()));
+    named(name, DataType::Bytes, &[1], data)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_in_a_request_cannot_make_a_device_look_lost_or_show_the_models_source() {
+    let source = "def forward(self, s: str) -> int:\n  d = {'known': 7}\n  return d[s]\n";
+    let (model, _) = load_source(source, &[], "{}").unwrap();
+    for word in ["zz", "CUDA error: x", "a\nRuntimeError: CUDA error: x", "CUDA out of memory"] {
+        let error = ask(&model, vec![text("s", word)]).await.unwrap_err();
+        assert!(!matches!(&error, InferError::Internal(_)), "{word}: {error}");
+        assert!(!error.to_string().contains("return d[s]"), "{error}");
+    }
+    let answer = ask(&model, vec![text("s", "known")]).await.unwrap();
+    assert_eq!(answer.outputs[0].tensor.data()[..], 7i64.to_le_bytes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dict_with_other_keys_than_at_warm_up_is_named_by_its_own() {
+    let source = "def forward(self, x):\n  out: Dict[str, Tensor] = {}\n  if bool(x.sum() > 0):\n    out['dog'] = x\n  else:\n    out['cat'] = x\n  return out\n";
+    let (model, _) = load_source(source, &[], "{inputs: [{name: x, datatype: FP32, shape: [1]}]}").unwrap();
+    for (value, key) in [(1.0, "dog"), (-1.0, "cat")] {
+        let answer = ask(&model, vec![floats("x", &[1], &[value])]).await.unwrap();
+        assert_eq!(answer.outputs[0].name, key);
+    }
+}
+
+#[test]
+fn a_model_that_cannot_be_batched_is_told_so_at_load() {
+    let spec = "{inputs: [{name: x, datatype: FP32, shape: [-1, 2]}], batching: {maxBatchSize: 4}}";
+    let failure = load_source("def forward(self, x):\n  return x.sum().unsqueeze(0)\n", &[], spec).err().unwrap();
+    assert_eq!(failure.reason, FailureReason::SignatureShapeMismatch);
+    assert!(failure.message.contains("cannot be batched"), "{}", failure.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stateful_model_that_keeps_its_input_does_not_write_to_the_requests_memory() {
+    let source = "def forward(self, x):\n  self.w.add_(1)\n  self.w = x\n  return x.clone()\n";
+    let (model, _) = load_source(source, &[("w", 0.0)], "{warmup: {iterations: 0}}").unwrap();
+    let input = floats("x", &[1], &[5.0]);
+    for _ in 0..3 {
+        ask(&model, vec![input.clone()]).await.unwrap();
+    }
+    assert_eq!(values(input.tensor.data()), [5.0]);
+}

@@ -47,6 +47,8 @@ pub const INT_LIST: i32 = 8;
 pub const DOUBLE_LIST: i32 = 9;
 
 unsafe extern "C" {
+    pub fn _exit(code: c_int) -> !;
+
     pub fn shim_string_free(text: *mut c_char);
 
     pub fn shim_module_load(

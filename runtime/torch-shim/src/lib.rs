@@ -31,6 +31,19 @@ pub fn use_own_stream(device: tch::Device) -> Result<(), TorchError> {
     unsafe { check(|error| ffi::shim_thread_use_stream(index, error)) }
 }
 
+/// Whether `device` no longer does the least of work: a value copied to it and back.
+#[must_use]
+pub fn is_device_lost(device: tch::Device) -> bool {
+    let value = tch::Tensor::ones([1], (tch::Kind::Float, tch::Device::Cpu));
+    tensor_to_device(&value, device).and_then(|placed| tensor_to_host(&placed, false)).is_err()
+}
+
+/// Ends the process at once, without the destructors of libtorch's globals: a thread may still be inside it.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` takes any code, touches no memory of ours and does not return.
+    unsafe { ffi::_exit(code) }
+}
+
 /// libtorch's number of a device in the shim: -1 for the CPU, else the CUDA index.
 fn device_index(device: tch::Device) -> i32 {
     match device {

@@ -44,10 +44,24 @@ char *duplicate(const std::string &text) {
 
 bool contains(const std::string &text, const char *part) { return text.find(part) != std::string::npos; }
 
-// libtorch rethrows most faults of an operator as std::runtime_error, so the kind has to be read from the text as well.
+bool starts_with(const std::string &text, const char *start) { return text.rfind(start, 0) == 0; }
+
+// libtorch rethrows most faults of an operator as std::runtime_error, so the kind has to be read from the text as well: from
+// the start of its last line, behind the interpreter's traceback. A text may quote a request's data, so what it says is a hint
+// and never proof (the engine asks the device itself before it calls it lost).
 int32_t kind_of(const std::string &text, int32_t otherwise) {
-  if (contains(text, "out of memory") || contains(text, "can't allocate memory")) return SHIM_ERROR_OUT_OF_MEMORY;
-  if (contains(text, "CUDA error: ") || contains(text, "device-side assert")) return SHIM_ERROR_DEVICE;
+  auto last = text.find_last_not_of(" \n");
+  auto begin = last == std::string::npos ? std::string::npos : text.find_last_of('\n', last);
+  std::string cause = text.substr(begin == std::string::npos ? 0 : begin + 1);
+  const std::string prefix = "RuntimeError: ";
+  if (starts_with(cause, prefix.c_str())) cause = cause.substr(prefix.size());
+  for (const std::string &said : {cause, text}) {
+    if (starts_with(said, "CUDA out of memory") || starts_with(said, "[enforce fail at alloc_cpu") ||
+        starts_with(said, "DefaultCPUAllocator")) {
+      return SHIM_ERROR_OUT_OF_MEMORY;
+    }
+    if (starts_with(said, "CUDA error: ")) return SHIM_ERROR_DEVICE;
+  }
   return otherwise;
 }
 

@@ -162,9 +162,16 @@ impl Binding {
         &self.signature
     }
 
-    /// Whether every input's datatype and shape is known, so that a request that passed the checks cannot be malformed.
+    /// Whether every input's datatype and shape is known.
     pub fn is_fully_declared(&self) -> bool {
         self.signature.inputs.iter().all(|input| input.datatype.is_some() && input.shape.is_some())
+    }
+
+    /// Whether an input's values, and not its form alone, may be wrong: numbers that count or select, and texts that are looked
+    /// up.
+    pub fn depends_on_values(&self) -> bool {
+        let is_float = |datatype| matches!(datatype, DataType::Fp16 | DataType::Bf16 | DataType::Fp32 | DataType::Fp64);
+        self.signature.inputs.iter().any(|input| !input.datatype.is_some_and(is_float))
     }
 
     /// Names for what the method returned, in order.
@@ -217,13 +224,33 @@ impl Binding {
                 check_output(declared, output)?;
             }
         }
+        if is_batched {
+            check_rows(&self.signature, outputs, inputs)?;
+        }
+        // Where the schema left the outputs open, another call may give others: each is named by its own path then.
         self.signature.outputs = learned;
-        self.signature.are_outputs_known = true;
         Ok(())
     }
 
     fn declared_of(&self, name: &str) -> Option<&TensorSpec> {
         self.declared_outputs.iter().find(|declared| declared.name == name)
+    }
+}
+
+/// A batched model must give one row for each row that it takes, or answers would be cut apart wrongly.
+fn check_rows(signature: &Signature, outputs: &[NamedTensor], inputs: &[EngineInput]) -> Result<(), Failure> {
+    let batched = inputs.iter().find(|given| signature.inputs.get(given.index).is_some_and(|input| input.is_batched));
+    let Some(rows) = batched.and_then(|given| given.shape.first().copied()).filter(|rows| *rows > 1) else {
+        return Ok(());
+    };
+    match outputs.iter().find(|output| output.tensor.shape().first() != Some(&rows)) {
+        None => Ok(()),
+        Some(output) => Err(mismatch(format!(
+            "for a batch of {rows} rows the model gives '{}' with shape {:?}, whose first dimension is not the batch: it cannot be \
+             batched; remove model.batching or set maxBatchSize to 1",
+            output.name,
+            output.tensor.shape()
+        ))),
     }
 }
 
