@@ -39,6 +39,9 @@ finish() {
 trap 'finish $?' EXIT
 trap 'exit 130' INT TERM
 
+# shellcheck disable=SC2016 # printed as it can be typed
+printf '\n$ export KUBECONFIG=$PWD/%s/kubeconfig PATH=$PWD/%s/bin:$PATH\n' $cluster $cluster
+
 tell "1. The operator: one chart, nothing else to install."
 run helm install torchmodel charts/torchmodel --namespace torchmodel-system --create-namespace --wait --timeout 120s --hide-notes \
 	--set "operator.image.repository=${OPERATOR_IMAGE%:*},operator.image.tag=${OPERATOR_IMAGE##*:}" \
@@ -50,7 +53,8 @@ tell "2. A model in S3, and the keys to it in a Secret."
 run tests/cluster/s3-put.sh target/demo/silero_vad.jit silero-vad/silero_vad.jit
 run kubectl create namespace demo
 run kubectl config set-context --current --namespace demo
-printf "\n\$ kubectl create secret generic models-s3 --from-env-file=%s\n" "the two AWS_ lines of $cluster/s3.env"
+# shellcheck disable=SC2016 # printed as it can be typed
+printf '\n$ kubectl create secret generic models-s3 --from-env-file=<(grep ^AWS_ %s/s3.env)\n' $cluster
 kubectl create secret generic models-s3 --from-env-file=<(grep ^AWS_ $cluster/s3.env)
 
 tell "3. The manifest, and what becomes of it."

@@ -70,6 +70,12 @@ impl Cluster {
         uninstalled
     }
 
+    /// Whether connections lead to pods themselves, not through a forwarded port, which ends kept connections in its own way.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.reach == Reach::Direct
+    }
+
     /// The last lines of the operator's log.
     pub async fn operator_log(&self) -> String {
         let deployment = format!("deployment/{}", self.release.deployment());

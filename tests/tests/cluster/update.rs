@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
-use torchmodel_tests::{Namespace, RestClient, Traffic, condition, floats};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use torchmodel_tests::{Namespace, RestClient, Traffic, condition, floats, gone};
 
 /// What the model makes of 1: its factor. An error is a request that failed.
 pub async fn factor(rest: &RestClient, model: &str) -> Result<Vec<f32>> {
@@ -42,7 +44,12 @@ pub async fn a_bad_update_leaves_the_old_model_serving_and_a_correction_takes_ov
     traffic.answered(20).await?;
     assert_eq!(factor(&rest, "model").await?, [2.0], "the old model still answers");
 
+    // Ready says that the new pods serve; those that are told to stop still answer what reaches them.
+    let old: Vec<String> = namespace.pods("model").await?.iter().map(ResourceExt::name_any).collect();
     let status = namespace.serve("model", &stock.triple.spec()).await?;
+    for pod in old {
+        gone(&namespace.api::<Pod>(), &pod).await?;
+    }
     assert!(status.last_failure.is_none(), "{status:?}");
     assert_eq!(factor(&rest, "model").await?, [3.0]);
     traffic.answered(20).await?;

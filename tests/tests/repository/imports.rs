@@ -48,7 +48,17 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
 /// Folders outside which the word may not stand in the code of programs (tests may use it).
 const CONFINED: &[(&str, &[&str])] = &[
     ("tch", &["runtime/src/engine/torch.rs", "runtime/src/engine/torch/", "runtime/torch-shim/", "tests/"]),
-    ("torch_shim", &["runtime/src/engine/torch.rs", "runtime/src/engine/torch/", "runtime/src/inspect.rs", "tests/"]),
+    // `inspect` prints what the shim reads; lib.rs, which wires the program, ends the process through it.
+    (
+        "torch_shim",
+        &[
+            "runtime/src/engine/torch.rs",
+            "runtime/src/engine/torch/",
+            "runtime/src/inspect.rs",
+            "runtime/src/lib.rs",
+            "tests/",
+        ],
+    ),
 ];
 
 fn is_in(file: &File, parts: &[&str]) -> bool {
