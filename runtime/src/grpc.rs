@@ -3,6 +3,7 @@
 //! `server` serves [`routes`] on the gRPC port. The service decodes, asks the [`InferenceService`] and encodes; it decides nothing
 //! about models. Invariant: a client's fault is never INTERNAL or UNKNOWN.
 
+mod bounds;
 pub mod codec;
 mod decode;
 mod encode;

@@ -31,6 +31,26 @@ impl Default for Limits {
 /// The most dimensions of a tensor: what libtorch's iterators take.
 pub const MAX_DIMENSIONS: usize = 64;
 
+/// The most inputs of a request; also the most outputs that it asks for, and the most entries of `raw_input_contents`.
+pub const MAX_TENSORS: usize = 1024;
+
+/// The most parameters of a request itself, of its inputs all together, and of its outputs all together.
+pub const MAX_PARAMETERS: usize = 1024;
+
+/// The most entries of `bytes_contents` in a gRPC request: each takes 32 bytes of memory beside its own, so 128 MiB at most. More
+/// elements pass through `raw_input_contents`.
+pub const MAX_BYTES_CONTENTS: usize = 4 << 20;
+
+/// The most bytes that the numbers in a gRPC request's typed contents may take when decoded (256 MiB), or the message's own size
+/// where that is more: a number of one byte on the wire takes up to eight in memory.
+pub const MAX_CONTENTS_BYTES: usize = 256 << 20;
+
+/// The words for more than `most` of something.
+#[must_use]
+pub fn too_many(what: &str, most: usize) -> String {
+    format!("too many {what}: at most {most} are possible")
+}
+
 /// Longest deadline that is kept; a longer one means to wait for ever, which is this, too.
 const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 

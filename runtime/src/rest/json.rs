@@ -1,17 +1,21 @@
 //! The JSON part of an inference request, read with serde visitors.
 //!
 //! Called by `rest::decode`. A tensor's `data` stays the text that it is, borrowed from the body, because its datatype may come
-//! after it. Invariant: a key stands once, and every error names the field.
+//! after it. Invariant: a key stands once, arrays and objects stop at their bounds before they are collected, and every error names the
+//! field.
 
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{Error, MapAccess, Visitor},
+    de::{Error, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
-use crate::inference::{InferError, Parameter, Parameters};
+use crate::{
+    inference::{InferError, Parameter, Parameters},
+    protocol::{MAX_DIMENSIONS, MAX_PARAMETERS, MAX_TENSORS, too_many},
+};
 
 /// An inference request's JSON object.
 #[derive(Debug)]
@@ -154,6 +158,76 @@ deserialize_object!(InputBody<'de>);
 deserialize_object!(OutputBody);
 deserialize_object!(ParametersBody);
 
+/// A member of an array that has at most `MOST` of them.
+trait Member {
+    const WHAT: &'static str;
+    const MOST: usize;
+
+    /// Its own parameters, which are bounded over the whole array.
+    fn parameter_count(&self) -> usize {
+        0
+    }
+}
+
+impl Member for InputBody<'_> {
+    const WHAT: &'static str = "inputs";
+    const MOST: usize = MAX_TENSORS;
+
+    fn parameter_count(&self) -> usize {
+        self.parameters.len()
+    }
+}
+
+impl Member for OutputBody {
+    const WHAT: &'static str = "outputs";
+    const MOST: usize = MAX_TENSORS;
+
+    fn parameter_count(&self) -> usize {
+        self.parameters.len()
+    }
+}
+
+impl Member for i64 {
+    const WHAT: &'static str = "dimensions in a shape";
+    const MOST: usize = MAX_DIMENSIONS;
+}
+
+/// An array that is refused at the first member too many.
+struct Array<T>(Vec<T>);
+
+impl<'de, T: Member + Deserialize<'de>> Deserialize<'de> for Array<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ArrayVisitor(PhantomData)).map(Self)
+    }
+}
+
+struct ArrayVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Member + Deserialize<'de>> Visitor<'de> for ArrayVisitor<T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an array of {}", T::WHAT)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+        let mut members = Vec::new();
+        let mut parameters = 0;
+        while let Some(member) = seq.next_element::<T>()? {
+            if members.len() >= T::MOST {
+                return Err(A::Error::custom(too_many(T::WHAT, T::MOST)));
+            }
+            parameters += member.parameter_count();
+            if parameters > MAX_PARAMETERS {
+                let what = format!("parameters of {}", T::WHAT);
+                return Err(A::Error::custom(too_many(&what, MAX_PARAMETERS)));
+            }
+            members.push(member);
+        }
+        Ok(members)
+    }
+}
+
 /// Keys of all the objects; others are skipped, as the protocol allows extensions.
 #[derive(Deserialize)]
 #[serde(field_identifier, rename_all = "snake_case")]
@@ -180,8 +254,8 @@ impl<'de> Object<'de> for RequestBody<'de> {
     fn read<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
         let mut id: Option<Option<String>> = None;
         let mut parameters: Option<Option<ParametersBody>> = None;
-        let mut inputs = None;
-        let mut outputs: Option<Option<Vec<OutputBody>>> = None;
+        let mut inputs: Option<Array<InputBody<'de>>> = None;
+        let mut outputs: Option<Option<Array<OutputBody>>> = None;
         while let Some(key) = map.next_key()? {
             match key {
                 Key::Id => set(&mut map, &mut id, "id")?,
@@ -194,8 +268,8 @@ impl<'de> Object<'de> for RequestBody<'de> {
         Ok(Self {
             id: id.flatten(),
             parameters: parameters.flatten().unwrap_or_default().0,
-            inputs: required(inputs, "inputs")?,
-            outputs: outputs.flatten().unwrap_or_default(),
+            inputs: required(inputs, "inputs")?.0,
+            outputs: outputs.flatten().map(|outputs| outputs.0).unwrap_or_default(),
         })
     }
 }
@@ -204,7 +278,8 @@ impl<'de> Object<'de> for InputBody<'de> {
     const WHAT: &'static str = "an input object";
 
     fn read<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
-        let (mut name, mut shape, mut datatype, mut data) = (None, None, None, None);
+        let (mut name, mut datatype, mut data) = (None, None, None);
+        let mut shape: Option<Array<i64>> = None;
         let mut parameters: Option<Option<ParametersBody>> = None;
         while let Some(key) = map.next_key()? {
             match key {
@@ -218,7 +293,7 @@ impl<'de> Object<'de> for InputBody<'de> {
         }
         Ok(Self {
             name: required(name, "name")?,
-            shape: required(shape, "shape")?,
+            shape: required(shape, "shape")?.0,
             datatype: required(datatype, "datatype")?,
             parameters: parameters.flatten().unwrap_or_default().0,
             data,
@@ -253,6 +328,9 @@ impl<'de> Object<'de> for ParametersBody {
     fn read<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
         let mut parameters = Parameters::new();
         while let Some(name) = map.next_key::<String>()? {
+            if parameters.len() >= MAX_PARAMETERS {
+                return Err(A::Error::custom(too_many("parameters", MAX_PARAMETERS)));
+            }
             let mut value: Option<ParameterBody> = None;
             set(&mut map, &mut value, &name)?;
             if let Some(value) = value
@@ -362,6 +440,37 @@ mod tests {
         for (json, expected) in cases {
             let error = error(json);
             assert!(error.contains(expected), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn arrays_and_parameters_stop_at_their_bounds() {
+        type Json<'a> = &'a dyn Fn(usize) -> String;
+
+        let list = |member: &str, count: usize| vec![member; count].join(",");
+        let parameters = |count: usize| {
+            let members: Vec<String> = (0..count).map(|number| format!(r#""{number}":1"#)).collect();
+            format!(r#""parameters":{{{}}}"#, members.join(","))
+        };
+        let outputs = |count| format!(r#"{{"inputs":[],"outputs":[{}]}}"#, list(r#"{"name":""}"#, count));
+        let inputs = |count| format!(r#"{{"inputs":[{}]}}"#, list(r#"{"name":"","shape":[],"datatype":""}"#, count));
+        let shape = |count| format!(r#"{{"inputs":[{{"name":"","datatype":"","shape":[{}]}}]}}"#, list("1", count));
+        let of_request = |count| format!(r#"{{"inputs":[],{}}}"#, parameters(count));
+        let of_outputs = |count| {
+            let output = |count| format!(r#"{{"name":"",{}}}"#, parameters(count));
+            format!(r#"{{"inputs":[],"outputs":[{},{}]}}"#, output(1000), output(count - 1000))
+        };
+        let cases: [(Json<'_>, usize, &str); 5] = [
+            (&outputs, 1024, "field 'outputs': too many outputs: at most 1024 are possible"),
+            (&inputs, 1024, "field 'inputs': too many inputs: at most 1024 are possible"),
+            (&shape, 64, "field 'shape': too many dimensions in a shape: at most 64 are possible"),
+            (&of_request, 1024, "field 'parameters': too many parameters: at most 1024 are possible"),
+            (&of_outputs, 1024, "field 'outputs': too many parameters of outputs: at most 1024 are possible"),
+        ];
+        for (json, most, expected) in cases {
+            assert!(parse(json(most).as_bytes(), |_| Ok(())).is_ok(), "{expected}");
+            let error = error(&json(most + 1));
+            assert!(error.contains(expected), "{error}");
         }
     }
 

@@ -145,6 +145,9 @@ fn wrong_tensors() -> Vec<Case> {
         vector("a negative dimension", &[-1], 4, invalid("negative dimension")),
         vector("a shape that overflows", &[i64::MAX, 8], 4, invalid("too many elements")),
         vector("a shape beyond the limit", &[1 << 40], 4, invalid("more than the limit")),
+        vector("too many dimensions", &[1; 65], 4, invalid("at most 64 are possible")),
+        add_sub("too many outputs", invalid("too many outputs: at most 1024")).outputs(&vec!["OUTPUT0"; 1025]),
+        case("too many inputs", "add_sub", vec![ints("", &[]); 1025], invalid("too many inputs: at most 1024")),
         vector("many rows of nothing", &[1 << 40, 0], 0, invalid("more than the limit")),
     ]
 }
