@@ -214,7 +214,7 @@ impl Instance {
                     Ok(parts) => answer(batch, parts, (started, execution.timings)),
                     Err(message) => {
                         tracing::warn!(model = self.shared.config.model, "{message}");
-                        batch.into_iter().for_each(|waiting| self.run_batch(vec![waiting]));
+                        self.run_each_alone(batch);
                     }
                 }
             }
@@ -231,12 +231,19 @@ impl Instance {
                     );
                 }
             }
-            Err(_) if batch.len() > 1 => batch.into_iter().for_each(|waiting| self.run_batch(vec![waiting])),
+            Err(_) if batch.len() > 1 => self.run_each_alone(batch),
             Err(error) => {
                 for waiting in batch {
                     drop(waiting.payload.reply.send(Err(infer_error(&error, &self.shared.config.model))));
                 }
             }
+        }
+    }
+
+    /// One bad request, or a model that does not keep the batch's rows, must spoil no other request.
+    fn run_each_alone(&mut self, batch: Vec<Waiting<Job>>) {
+        for waiting in batch {
+            self.run_batch(vec![waiting]);
         }
     }
 

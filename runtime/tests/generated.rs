@@ -1,6 +1,6 @@
 //! Files of the documentation that are made from the code: lists of flags and metrics, and of failure reasons.
 //!
-//! `make generate` writes them (TORCHMODEL_GENERATE=1); otherwise a file that differs fails the test.
+//! `make generate` writes them (`TORCHMODEL_GENERATE=1`); otherwise a file that differs fails the test.
 
 use std::{fmt::Write as _, fs, path::Path};
 

@@ -176,7 +176,7 @@ fn execute(
     let arguments = arguments(binding, device, inputs)?;
     let laid_out = Instant::now();
     let outputs =
-        module.run(&binding.method().name, &arguments).map_err(|error| engine_error(error, binding, device))?;
+        module.run(&binding.method().name, &arguments).map_err(|error| engine_error(&error, binding, device))?;
     let computed = Instant::now();
     let outputs = named_outputs(binding, outputs)?;
     let timings = ExecutionTimings {
@@ -215,7 +215,7 @@ fn named_outputs(binding: &Binding, outputs: Vec<Output>) -> Result<Vec<NamedTen
         .collect()
 }
 
-fn engine_error(error: TorchError, binding: &Binding, device: tch::Device) -> EngineError {
+fn engine_error(error: &TorchError, binding: &Binding, device: tch::Device) -> EngineError {
     match error.kind {
         TorchErrorKind::OutOfMemory => EngineError::OutOfMemory(last_line(&error.message)),
         // The text may be the request's own: only the device can say that it is lost.
