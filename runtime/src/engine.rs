@@ -1,6 +1,6 @@
 //! The seam between the scheduler and whatever computes: a loaded model's signature and its instances.
 //!
-//! [`torch`] is the engine that serves; [`fake`] one of plain functions for tests. Invariant: an [`Engine`] is driven by one
+//! [`torch`] is the engine that serves; `fake` one of plain functions for tests. Invariant: an [`Engine`] is driven by one
 //! thread, from [`Engine::start`] to its drop.
 
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! The engine that serves: TorchScript on libtorch, on the CPU or on CUDA devices.
 //!
-//! [`TorchLoader`] loads an archive once for each device and makes instances of it; a [`TorchEngine`] is one of them, on its own
+//! [`TorchLoader`] loads an archive once for each device and makes instances of it; a `TorchEngine` is one of them, on its own
 //! thread. Invariants: a stateful model has one instance, is never batched, shared or frozen, and warms up on a copy, so that its
 //! first client finds it as it was saved; its outputs are copied, since a later call may write to them.
 
