@@ -66,6 +66,10 @@ run kubectl get pods,services --selector serving.torchmodel.dev/model=silero-vad
 tell "4. Two recordings through its Service: a voice that says \"front, center\", and noise. Which is speech?"
 printf "\n\$ address=\$(kubectl get service silero-vad --output 'jsonpath={.spec.clusterIP}')\n"
 address=$(kubectl get service silero-vad --output 'jsonpath={.spec.clusterIP}')
+# A node may learn of a new Service a moment after its pods are ready.
+run curl --silent --show-error --fail --retry 30 --retry-all-errors --retry-delay 1 --connect-timeout 1 \
+	"http://$address:8080/v2/models/silero-vad/ready"
+printf '\n'
 run target/demo/client/bin/python examples/silero_vad.py --http "$address:8080" --grpc "$address:8081" \
 	target/demo/Front_Center.wav target/demo/Noise.wav
 

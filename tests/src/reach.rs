@@ -9,10 +9,17 @@ use std::{env, net::SocketAddr, time::Duration};
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::interval,
+};
+
+use crate::wait::{PATIENCE, in_time};
 
 /// Time to find out whether a route leads into the cluster.
 const PROBE: Duration = Duration::from_secs(2);
+/// Time between two tries to connect.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// The way into a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +46,7 @@ impl Reach {
     pub async fn service(self, client: &Client, (namespace, name): (&str, &str), port: u16) -> Result<SocketAddr> {
         let service = Api::<Service>::namespaced(client.clone(), namespace).get(name).await?;
         match self {
-            Self::Direct => cluster_address(&service, port),
+            Self::Direct => answering(cluster_address(&service, port)?).await,
             Self::PortForward => {
                 let selector = service.spec.and_then(|spec| spec.selector).unwrap_or_default();
                 let labels: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -68,6 +75,22 @@ impl Reach {
 fn cluster_address(service: &Service, port: u16) -> Result<SocketAddr> {
     let ip = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()).context("the Service has no address")?;
     Ok(SocketAddr::new(ip.parse()?, port))
+}
+
+/// The address, once a connection to it is taken. A node may learn of a Service a moment after its pods are ready, and a first
+/// packet that comes too early marks its whole connection as one that leads nowhere: so each try is a new one.
+async fn answering(address: SocketAddr) -> Result<SocketAddr> {
+    let mut tries = interval(RETRY);
+    let connect = async {
+        loop {
+            tries.tick().await;
+            if let Ok(Ok(_)) = tokio::time::timeout(PROBE, TcpStream::connect(address)).await {
+                return;
+            }
+        }
+    };
+    in_time(&format!("{address} takes connections"), PATIENCE, connect).await?;
+    Ok(address)
 }
 
 /// Listens on a free port; each connection goes to the next of the ready pods.

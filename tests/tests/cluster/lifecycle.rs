@@ -18,8 +18,8 @@ use serde::de::DeserializeOwned;
 use torchmodel_crds::{MODEL_LABEL, TorchModel};
 use torchmodel_tests::{Namespace, PATIENCE, eventually, gone};
 
-/// Kind and name of each child of a model, with its UID and resource version.
-type Children = BTreeMap<(&'static str, String), (String, String)>;
+/// Kind and name of each child of a model, with its UID and, where the operator writes it, its resource version.
+type Children = BTreeMap<(&'static str, String), (String, Option<String>)>;
 
 async fn add<K>(namespace: Namespace<'_>, model: &str, kind: &'static str, children: &mut Children) -> Result<()>
 where
@@ -27,8 +27,9 @@ where
 {
     let labelled = ListParams::default().labels(&format!("{MODEL_LABEL}={model}"));
     for object in namespace.api::<K>().list(&labelled).await? {
-        let version = (object.uid().unwrap_or_default(), object.resource_version().unwrap_or_default());
-        children.insert((kind, object.name_any()), version);
+        // Kubernetes itself makes these and goes on telling their status.
+        let version = object.resource_version().filter(|_| !["Pod", "ReplicaSet"].contains(&kind));
+        children.insert((kind, object.name_any()), (object.uid().unwrap_or_default(), version));
     }
     Ok(())
 }
