@@ -15,7 +15,8 @@ mod json;
 
 use axum::{
     Router,
-    extract::{FromRequestParts, RawPathParams, State},
+    extract::{FromRequestParts, RawPathParams, Request, State},
+    middleware::Next,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -70,7 +71,19 @@ fn finish(routes: Router<App>, app: App) -> Router {
         .fallback(async || RestError::UnknownPath)
         .method_not_allowed_fallback(async || RestError::WrongMethod)
         .layer(axum::middleware::from_fn(compression::layer))
+        .layer(axum::middleware::from_fn_with_state(app.clone(), close_when_draining))
         .with_state(app)
+}
+
+/// While the server drains, each HTTP/1.1 answer ends its connection: a client that would send its next request on a kept
+/// connection just as the server closes it could not know whether it was heard. (HTTP/2 has GOAWAY for that.)
+async fn close_when_draining(State(app): State<App>, request: Request, next: Next) -> Response {
+    let keeps = request.version() <= http::Version::HTTP_11;
+    let mut response = next.run(request).await;
+    if keeps && app.service.is_draining() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// The model that a path names.

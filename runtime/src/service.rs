@@ -37,6 +37,12 @@ impl InferenceService {
         self.health.is_draining.store(true, Ordering::Release);
     }
 
+    /// Whether no new traffic should come here.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.health.is_draining.load(Ordering::Acquire)
+    }
+
     /// From now on not live: the process can only be restarted.
     pub fn set_dead(&self) {
         self.health.is_dead.store(true, Ordering::Release);
@@ -53,7 +59,7 @@ impl InferenceService {
         if !self.is_live() {
             return Err("the server failed and waits to be restarted".into());
         }
-        if self.health.is_draining.load(Ordering::Acquire) {
+        if self.is_draining() {
             return Err("the server is draining".into());
         }
         let models = self.repository.list();

@@ -107,7 +107,9 @@ impl Serving {
     fn start_in(folder: &Path, file: &Path, more: &[&str]) -> Self {
         let mut command = program();
         command.current_dir(folder);
-        command.args(["serve", "--log-format=json", "--shutdown-delay=0s", "--http-address=127.0.0.1:0"]);
+        command
+            .args(["serve", "--log-format=json", "--http-address=127.0.0.1:0"])
+            .env("TORCHMODEL_SHUTDOWN_DELAY", "0s");
         command.args(["--grpc-address=127.0.0.1:0", "--metrics-address=127.0.0.1:0", "--file"]).arg(file).args(more);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap());
@@ -210,5 +212,30 @@ fn a_relative_path_is_enough_and_an_inference_that_never_ends_does_not_keep_the_
     while !serving.get("/v2/health/ready").starts_with("HTTP/1.1 200") {}
     serving.signal("TERM");
     serving.wait_for("told to stop");
+    assert_eq!(serving.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_draining_server_still_answers_and_ends_kept_connections() {
+    let folder = TempDir::new().unwrap();
+    let mut serving = Serving::start(&model(&folder), &["--shutdown-delay=20s"]);
+    serving.wait_for("ready");
+    let mut kept = BufReader::new(TcpStream::connect(&serving.http).unwrap());
+    let ask = |kept: &mut BufReader<TcpStream>| {
+        write!(kept.get_mut(), "GET /v2/health/live HTTP/1.1\r\nHost: m\r\n\r\n").unwrap();
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(kept.read_line(&mut head).unwrap() > 0, "{head}");
+        }
+        let mut body = [0; "{\"live\":true}".len()];
+        kept.read_exact(&mut body).unwrap();
+        head.to_lowercase()
+    };
+    assert!(!ask(&mut kept).contains("connection: close"));
+    serving.signal("TERM");
+    serving.wait_for("told to stop");
+    let head = ask(&mut kept);
+    assert!(head.starts_with("http/1.1 200") && head.contains("connection: close"), "{head}");
+    serving.signal("TERM");
     assert_eq!(serving.child.wait().unwrap().code(), Some(0));
 }
