@@ -1,9 +1,12 @@
 //! An inference client over gRPC, generated from the runtime's protocol file.
 
-use std::net::SocketAddr;
+use std::{error::Error, iter, net::SocketAddr};
 
 use anyhow::{Context as _, Result};
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
 
 use self::proto::{
     ModelInferRequest, ModelReadyRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
@@ -45,8 +48,14 @@ impl GrpcClient {
             raw_input_contents: inputs.iter().map(Input::raw).collect(),
             ..ModelInferRequest::default()
         };
-        let mut client = self.0.clone();
-        let answer = in_time("an answer over gRPC", PATIENCE, client.model_infer(request)).await??.into_inner();
+        let ask = async || self.0.clone().model_infer(request.clone()).await;
+        let answer = async {
+            match ask().await {
+                Err(status) if was_never_sent(&status) => ask().await,
+                answer => answer,
+            }
+        };
+        let answer = in_time("an answer over gRPC", PATIENCE, answer).await??.into_inner();
         Ok(values(answer.raw_output_contents.first().context("the answer has no output")?))
     }
 
@@ -56,4 +65,11 @@ impl GrpcClient {
         let mut client = self.0.clone();
         Ok(in_time("readiness over gRPC", PATIENCE, client.model_ready(request)).await??.into_inner().ready)
     }
+}
+
+/// Whether the connection ended (GOAWAY) before the request left this process. Other gRPC clients send such a request again by
+/// themselves ("transparent retry", gRFC A6); tonic leaves it to the caller.
+fn was_never_sent(status: &Status) -> bool {
+    let causes = iter::successors(status.source(), |&error| error.source());
+    causes.filter_map(|error| error.downcast_ref::<hyper::Error>()).any(hyper::Error::is_canceled)
 }

@@ -194,21 +194,14 @@ fn free_ports() -> (u16, u16, u16) {
 
 /// The folder with kube-apiserver, etcd and helm.
 fn programs() -> PathBuf {
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
-    let mut folders: Vec<PathBuf> = match env::var_os("TORCHMODEL_CLUSTER_BIN") {
-        Some(folder) => vec![folder.into()],
-        None => vec![target.join("cluster/bin")],
-    };
-    let cached = fs::read_dir(target.join("cache/cluster")).into_iter().flatten().flatten();
-    folders.extend(cached.map(|entry| entry.path()));
-    let is_complete =
-        |folder: &PathBuf| ["kube-apiserver", "etcd", "helm"].iter().all(|name| folder.join(name).exists());
-    let found = folders.iter().find(|folder| is_complete(folder));
-    let Some(folder) = found else {
-        panic!(
-            "no kube-apiserver, etcd and helm in {}: run `make cluster-programs`, or set TORCHMODEL_CLUSTER_BIN",
-            folders.first().map(|folder| folder.display().to_string()).unwrap_or_default()
-        )
-    };
+    let folder = env::var_os("TORCHMODEL_CLUSTER_BIN")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/programs"), PathBuf::from);
+    for program in ["kube-apiserver", "etcd", "helm"] {
+        assert!(
+            folder.join(program).exists(),
+            "there is no {program} in {}: run `make cluster-programs`, or name another folder with TORCHMODEL_CLUSTER_BIN",
+            folder.display()
+        );
+    }
     folder.canonicalize().unwrap()
 }
