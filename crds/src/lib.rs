@@ -12,6 +12,7 @@ mod crd;
 mod duration;
 mod failure;
 mod model;
+mod quantity;
 #[cfg(feature = "cel")]
 mod rules;
 mod spec;

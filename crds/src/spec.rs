@@ -10,7 +10,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Duration, ModelSource, ModelSpec, TorchModelStatus};
+use crate::{Duration, ModelSource, ModelSpec, TorchModelStatus, quantity};
 
 /// A TorchScript model, served over the Open Inference Protocol.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
@@ -51,7 +51,7 @@ pub struct TorchModelSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<RuntimeSpec>,
     /// Resources of the container, without accelerators. Left out: none are requested.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "quantity::resources")]
     pub resources: Option<ResourceRequirements>,
     /// Accelerators for each pod. Left out: the model runs on the CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -85,7 +85,7 @@ pub struct RuntimeSpec {
     #[schemars(length(max = 64))]
     pub args: Vec<String>,
     /// More environment variables; one set here wins over the operator's of the same name.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "quantity::environment")]
     #[schemars(length(max = 256))]
     pub env: Vec<EnvVar>,
 }

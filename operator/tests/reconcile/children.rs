@@ -68,11 +68,13 @@ async fn what_is_as_it_should_be_is_never_written_again() {
     let user = user("quiet").await;
     // Quantities and empty texts that the API server stores in another form.
     let spec = json!({"source": {"uri": "s3://models/vad.pt", "credentials": {"secretName": "s3"}},
-        "resources": {"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"cpu": "2000m"}},
+        "resources": {"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"cpu": 2}},
         "runtime": {"env": [{"name": "EMPTY", "value": ""}, {"name": "HOME", "value": "/mnt"}], "args": ["--log=debug"]},
         "accelerator": {"count": 1, "nodeSelector": {"pool": "gpu"}}});
     user.apply("vad", spec.clone()).await.unwrap();
     let deployment = user.deployment("vad", "").await;
+    let container = &deployment.spec.as_ref().unwrap().template.spec.as_ref().unwrap().containers[0];
+    assert_eq!(container.resources.as_ref().unwrap().limits.as_ref().unwrap()["cpu"].0, "2");
     user.roll_out(&deployment).await;
     user.status("vad", "Ready", |status| condition(status, "Ready") == "True Serving").await;
 

@@ -3,6 +3,8 @@
 //! Invariants: the security context is the one that the "restricted" Pod Security Standard asks for; nothing here depends on
 //! the operator's version.
 
+use std::iter;
+
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HTTPGetAction,
@@ -23,12 +25,16 @@ const CACHE_MOUNT: &str = "/var/cache/torchmodel";
 const TEMPORARY_MOUNT: &str = "/tmp";
 /// The user "nonroot" of common base images.
 const USER: i64 = 65532;
-/// Seconds between the end of the drain and the kill.
-const GRACE_AFTER_DRAIN_S: u64 = 10;
+/// How long a pod that was told to stop goes on answering, since load balancers go on sending: written into the pod, where the
+/// operator's flags and the manifest may say something else.
+const SHUTDOWN_DELAY: (&str, &str) = ("TORCHMODEL_SHUTDOWN_DELAY", "3s");
+/// Time between the end of the drain and the kill.
+const GRACE_AFTER_DRAIN: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// The template of a model's pods, which read the ConfigMap of that name.
 pub fn build_pod_template(model: &ValidatedModel, config_map: &str) -> PodTemplateSpec {
-    let grace_s = model.drain_timeout.as_secs() + GRACE_AFTER_DRAIN_S;
+    let environment = environment(model);
+    let grace = model.drain_timeout.saturating_add(shutdown_delay(&environment)).saturating_add(GRACE_AFTER_DRAIN);
     PodTemplateSpec {
         metadata: Some(ObjectMeta { labels: Some(labels(model)), ..ObjectMeta::default() }),
         spec: Some(PodSpec {
@@ -46,15 +52,15 @@ pub fn build_pod_template(model: &ValidatedModel, config_map: &str) -> PodTempla
                 }),
                 ..PodSecurityContext::default()
             }),
-            termination_grace_period_seconds: Some(i64::try_from(grace_s).unwrap_or(i64::MAX)),
-            containers: vec![build_container(model)],
+            termination_grace_period_seconds: Some(i64::try_from(grace.as_secs()).unwrap_or(i64::MAX)),
+            containers: vec![build_container(model, environment)],
             volumes: Some(mounts(model, config_map).into_iter().map(|(volume, _)| volume).collect()),
             ..PodSpec::default()
         }),
     }
 }
 
-fn build_container(model: &ValidatedModel) -> Container {
+fn build_container(model: &ValidatedModel, environment: Vec<EnvVar>) -> Container {
     let file = format!("{CONFIGURATION_MOUNT}/{}", config_map::KEY);
     let mut args = vec!["serve".to_owned(), "--file".to_owned(), file];
     args.extend(model.container.args.iter().cloned());
@@ -63,7 +69,7 @@ fn build_container(model: &ValidatedModel) -> Container {
         image: Some(model.container.image.clone()),
         image_pull_policy: Some("IfNotPresent".to_owned()),
         args: Some(args),
-        env: Some(environment(model)),
+        env: Some(environment),
         ports: Some(vec![port("http", HTTP_PORT), port("grpc", GRPC_PORT), port("metrics", METRICS_PORT)]),
         resources: model.container.resources.clone(),
         volume_mounts: Some(mounts(model, "").into_iter().map(|(_, mount)| mount).collect()),
@@ -92,7 +98,16 @@ fn build_container(model: &ValidatedModel) -> Container {
     }
 }
 
-/// Environment by rising precedence: the operator's flags, what the pod's own layout asks for, the manifest. A name stands once.
+/// What the pod is told about the delay. A value that the runtime will refuse, or that only the pod will know, counts as the default.
+fn shutdown_delay(environment: &[EnvVar]) -> std::time::Duration {
+    let (name, default) = SHUTDOWN_DELAY;
+    let said = environment.iter().find(|variable| variable.name == name).and_then(|variable| variable.value.as_deref());
+    let parsed = [said, Some(default)].into_iter().flatten().find_map(|text| text.parse::<Duration>().ok());
+    parsed.map_or(std::time::Duration::ZERO, Duration::get)
+}
+
+/// Environment by rising precedence: defaults, the operator's flags, what the pod's own layout asks for, the manifest. A name
+/// stands once.
 fn environment(model: &ValidatedModel) -> Vec<EnvVar> {
     let mut layout = vec![
         ("HOME", TEMPORARY_MOUNT.to_owned()),
@@ -102,10 +117,13 @@ fn environment(model: &ValidatedModel) -> Vec<EnvVar> {
     if model.credentials.is_some() {
         layout.push(("TORCHMODEL_CREDENTIALS_DIR", CREDENTIALS_MOUNT.to_owned()));
     }
-    let defaults = model.container.default_env.iter().map(|(name, value)| variable(name, value));
+    let (name, default) = SHUTDOWN_DELAY;
+    let flags = model.container.default_env.iter().map(|(name, value)| variable(name, value));
     let layout = layout.iter().map(|(name, value)| variable(name, value));
     let mut environment: Vec<EnvVar> = Vec::new();
-    for entry in defaults.chain(layout).chain(model.container.env.iter().cloned()) {
+    for entry in
+        iter::once(variable(name, default)).chain(flags).chain(layout).chain(model.container.env.iter().cloned())
+    {
         match environment.iter_mut().find(|known| known.name == entry.name) {
             Some(known) => *known = entry,
             None => environment.push(entry),

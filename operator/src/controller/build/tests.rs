@@ -61,6 +61,26 @@ fn a_volume_is_mounted_and_the_runtime_reads_a_file() {
     assert_eq!((mount.mount_path.as_str(), mount.read_only), ("/mnt/source", Some(true)));
 }
 
+#[test]
+fn a_pod_has_time_for_the_delay_the_drain_and_a_rest() {
+    for (drain, delay, seconds) in [
+        ("30s", None, 43),
+        ("1m", None, 73),
+        ("1m", Some("20s"), 90),
+        ("500ms", Some("1500ms"), 12),
+        ("30s", Some("soon"), 43),
+        ("30s", Some("2000000h"), 7_200_000_040),
+    ] {
+        let env: Vec<_> =
+            delay.into_iter().map(|delay| json!({"name": "TORCHMODEL_SHUTDOWN_DELAY", "value": delay})).collect();
+        let children = children(&json!({
+            "source": {"uri": "s3://models/vad.pt"}, "drain": {"timeout": drain}, "runtime": {"env": env},
+        }));
+        let pod = children.deployment.spec.unwrap().template.spec.unwrap();
+        assert_eq!(pod.termination_grace_period_seconds, Some(seconds), "{drain} after {delay:?}");
+    }
+}
+
 /// Label of the pod template and name of the revision.
 fn identity(spec: &Value) -> (String, String) {
     let children = children(spec);
