@@ -66,9 +66,11 @@ FROM base AS runtime-cuda
 COPY --from=cuda-files /src/target/image/lib-cuda/ /opt/torchmodel/lib/
 COPY --from=runtime-files /src/target/image/lib/ /opt/torchmodel/lib/
 COPY --from=runtime-files /src/target/image/bin/torchmodel-runtime /opt/torchmodel/bin/torchmodel-runtime
-# What asks the container toolkit for the driver's libraries.
+# What asks the container toolkit for the driver's libraries. Where there is no toolkit (GKE), they are in /usr/local/nvidia.
+# CUDA's compiler (libnvrtc) loads its builtins by name alone, so its folder has to be on the path.
 ENV NVIDIA_VISIBLE_DEVICES=all \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    LD_LIBRARY_PATH=/opt/torchmodel/lib:/usr/local/nvidia/lib64
 LABEL org.opencontainers.image.title="torchmodel-runtime" \
       org.opencontainers.image.description="Inference runtime for TorchScript models, for NVIDIA GPUs and CPUs"
 EXPOSE 8080 8081 8082

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Brings libtorch into target/libtorch: the headers and the four libraries that a CPU program needs, from the pinned and
-# checksummed PyPI wheels that libtorch-cpu.txt lists. `libtorch.sh cuda` brings the CUDA libraries into target/libtorch-cuda.
-# Called by the Makefile; does nothing when the folder is already there for the same list.
+# Brings libtorch into target/libtorch: the headers and the libraries that a CPU program needs, from the pinned and
+# checksummed PyPI wheels that libtorch-cpu.txt lists. `libtorch.sh cuda` brings what a GPU needs beside them into
+# target/libtorch-cuda. Called by the Makefile; does nothing when the folder is already there for the same list.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -9,6 +9,8 @@ root=$(cd "$here/../.." && pwd)
 kind=${1:-cpu}
 list=$here/libtorch-$kind.txt
 [ -f "$list" ] || { echo "libtorch.sh: unknown kind '$kind': use cpu or cuda" >&2; exit 2; }
+# CUDA's libraries lie beside those.
+[ "$kind" = cpu ] || "${BASH_SOURCE[0]}" cpu
 cache=${TORCHMODEL_CACHE:-$root/target/cache}
 key=$(cat "$list" "${BASH_SOURCE[0]}" | sha256sum | cut -c1-16)
 folder=$cache/libtorch-$kind-$key
@@ -29,22 +31,37 @@ if [ ! -d "$folder" ]; then
     python3 - "$kind" "$part" <<'PYTHON'
 import glob, os, shutil, sys, zipfile
 kind, part = sys.argv[1:]
-cpu = {"libtorch_cpu.so", "libc10.so", "libgomp.so.1", "libcudart.so.13", "libcupti.so.13"}
+# What the loader asks for (readelf -d) and what is loaded later by name: linear algebra, nvrtc with its builtins, cuDNN's parts.
+# Not here: profilers, static libraries, several-GPU solvers, transports between machines, and what only Python loads.
+libraries = {
+    "cpu": """
+        libtorch_cpu.so libc10.so libgomp.so.1 libcudart.so.13 libcupti.so.13
+    """,
+    "cuda": """
+        libtorch_cuda.so libtorch_cuda_linalg.so libtorch_nvshmem.so libc10_cuda.so libcaffe2_nvrtc.so
+        libcublas.so.13 libcublasLt.so.13 libcufft.so.12 libcufile.so.0 libcurand.so.10 libcusolver.so.12 libcusparse.so.12
+        libcusparseLt.so.0 libnccl.so.2 libnvJitLink.so.13 libnvrtc.so.13 libnvrtc-builtins.so.13.0 libnvshmem_host.so.3
+        libcudnn.so.9 libcudnn_adv.so.9 libcudnn_cnn.so.9 libcudnn_engines_precompiled.so.9
+        libcudnn_engines_runtime_compiled.so.9 libcudnn_graph.so.9 libcudnn_heuristic.so.9 libcudnn_ops.so.9
+    """,
+}
+missing = set(libraries[kind].split())
 for wheel in sorted(glob.glob(part + "/wheels/*.whl")):
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
             base = os.path.basename(name)
             if kind == "cpu" and name.startswith("torch/include/") and base:
                 target = part + name.removeprefix("torch")
-            elif not base or ".so" not in base or "/lib/" not in name or "python" in base or "shm" in base:
-                continue
-            elif kind == "cpu" and base not in cpu or kind == "cuda" and base in cpu | {"libtorch.so"}:
-                continue
-            else:
+            elif "/lib/" in name and base in missing:
+                missing.remove(base)
                 target = f"{part}/lib/{base}"
+            else:
+                continue
             os.makedirs(os.path.dirname(target), exist_ok=True)
             with archive.open(name) as source, open(target, "wb") as out:
                 shutil.copyfileobj(source, out, 1 << 20)
+if missing:
+    sys.exit("libtorch.sh: not in the wheels: " + " ".join(sorted(missing)))
 PYTHON
     rm -rf "$part/wheels"
     if [ "$kind" = cpu ]; then
@@ -52,6 +69,10 @@ PYTHON
         echo | cc -shared -x c - -o "$part/lib/libtorch.so" -Wl,-soname,libtorch.so
         echo 2.11.0 >"$part/build-version"
     fi
+    # The driver brings libcuda.so.1.
+    absent=$({ LD_LIBRARY_PATH=$part/lib:$root/target/libtorch/lib ldd "$part"/lib/*.so* 2>/dev/null || true; } |
+        awk '/ => not found/ && $1 != "libcuda.so.1" && !seen[$1]++ { printf " %s", $1 }')
+    [ -z "$absent" ] || { echo "libtorch.sh: the libraries need others that are not listed here:$absent" >&2; exit 1; }
     rm -rf "$folder"
     mv "$part" "$folder"
     trap - EXIT
