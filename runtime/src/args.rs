@@ -80,6 +80,10 @@ pub struct ServeArguments {
     /// Largest request in bytes, after decompression.
     #[arg(long, value_name = "BYTES", env = "TORCHMODEL_MAX_REQUEST_BYTES", default_value_t = 256 << 20)]
     pub max_request_bytes: usize,
+    /// Most bytes of all requests that are being received, waiting or computed; more are refused until some are answered.
+    /// [default: 4 times --max-request-bytes]
+    #[arg(long, value_name = "BYTES", env = "TORCHMODEL_MAX_INFLIGHT_BYTES")]
+    pub max_inflight_bytes: Option<usize>,
     /// After SIGTERM: how long to go on taking requests while not ready, so that load balancers notice.
     #[arg(long, value_name = "DURATION", env = "TORCHMODEL_SHUTDOWN_DELAY", default_value = "3s")]
     pub shutdown_delay: Duration,

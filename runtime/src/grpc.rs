@@ -5,17 +5,19 @@
 
 mod bounds;
 pub mod codec;
+mod count;
 mod decode;
 mod encode;
 mod health;
 mod status;
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use tonic::{Request, Response, Status, codec::CompressionEncoding, service::Routes};
 use tonic_health::pb::health_server::HealthServer;
 
 use self::{
+    count::{Count, Counted},
     proto::{
         ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest,
         ModelReadyResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse,
@@ -26,7 +28,8 @@ use self::{
 };
 use crate::{
     inference::InferError,
-    metrics::{Metrics, Protocol},
+    intake::{IntakeError, Share},
+    metrics::Metrics,
     protocol::{Limits, parse_version},
     service::InferenceService,
 };
@@ -36,6 +39,9 @@ use crate::{
 pub mod proto {
     tonic::include_proto!("inference");
 }
+
+/// What the paths of the inference service's calls begin with.
+pub const SERVICE_PREFIX: &str = "/inference.GRPCInferenceService/";
 
 /// Full name of the inference service.
 const SERVICE_NAME: &str = "inference.GRPCInferenceService";
@@ -47,7 +53,7 @@ const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/inference_d
 #[must_use]
 pub fn routes(service: InferenceService, metrics: Metrics, limits: Limits) -> Routes {
     let health = HealthServer::new(health::HealthOf(service.clone()));
-    let inference = GrpcInferenceServiceServer::new(Inference { service, metrics, limits })
+    let inference = GrpcInferenceServiceServer::new(Inference { service, metrics: metrics.clone(), limits })
         .max_decoding_message_size(limits.max_request_bytes)
         .max_encoding_message_size(usize::MAX)
         .accept_compressed(CompressionEncoding::Gzip)
@@ -59,7 +65,7 @@ pub fn routes(service: InferenceService, metrics: Metrics, limits: Limits) -> Ro
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let routes = Routes::new(inference).add_service(health);
+    let routes = Routes::new(Counted { service: inference, metrics }).add_service(health);
     let routes = match reflection().build_v1() {
         Ok(reflection) => routes.add_service(reflection),
         Err(_) => routes,
@@ -68,6 +74,12 @@ pub fn routes(service: InferenceService, metrics: Metrics, limits: Limits) -> Ro
         Ok(reflection) => routes.add_service(reflection),
         Err(_) => routes,
     }
+}
+
+/// What tonic answers when a body was not taken: it looks for a status in the body's error.
+#[must_use]
+pub fn refuse(error: IntakeError) -> Box<dyn std::error::Error + Send + Sync> {
+    Box::new(status_of(&error.into()))
 }
 
 /// The six calls of the protocol's core.
@@ -118,10 +130,17 @@ impl GrpcInferenceService for Inference {
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
         let arrival = Instant::now();
-        let (metadata, _, message) = request.into_parts();
+        let (metadata, extensions, message) = request.into_parts();
         let model = message.model_name.clone();
-        let mut count = Count { metrics: &self.metrics, start: arrival, model, outcome: "canceled" };
-        let result = match decode::decode(message, &metadata, arrival, self.limits) {
+        let mut count = Count::new(&self.metrics, &extensions, arrival, model);
+        let decoded = decode::decode(message, &metadata, arrival, self.limits).and_then(|mut request| {
+            if let Some(share) = extensions.get::<Arc<Share>>() {
+                share.hold(&mut request.inputs)?;
+            }
+            Ok(request)
+        });
+        drop(extensions);
+        let result = match decoded {
             Ok(request) => self.service.infer(request).await,
             Err(error) => Err(error),
         };
@@ -130,19 +149,5 @@ impl GrpcInferenceService for Inference {
             Ok(response) => Ok(Response::new(encode::encode(response))),
             Err(error) => Err(status_of(&error)),
         }
-    }
-}
-
-/// Counts one request when it is dropped, which is also what happens when the client leaves.
-struct Count<'a> {
-    metrics: &'a Metrics,
-    start: Instant,
-    model: String,
-    outcome: &'static str,
-}
-
-impl Drop for Count<'_> {
-    fn drop(&mut self) {
-        self.metrics.record_response(Protocol::Grpc, &self.model, self.outcome, self.start.elapsed());
     }
 }

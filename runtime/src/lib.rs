@@ -13,6 +13,7 @@ pub mod grpc;
 pub mod inference;
 #[cfg(feature = "torch")]
 pub mod inspect;
+pub mod intake;
 pub mod metrics;
 pub mod model;
 pub mod protocol;

@@ -92,7 +92,14 @@ impl Scheduler {
             Ok(signature) => {
                 let inputs = signature.inputs.iter().map(|input| input.is_batched).collect();
                 if report.send(Ok(signature)).is_ok() {
-                    Instance { shared, engine, is_batched: inputs }.run();
+                    let instance = Instance { shared: Arc::clone(&shared), engine, is_batched: inputs };
+                    // The engine's own panics are caught closer to it; whatever else may happen, requests must not wait for
+                    // a thread that is gone.
+                    if catch_unwind(AssertUnwindSafe(|| instance.run())).is_err() {
+                        let message = format!("instance {index} panicked; the log says where");
+                        let failure = Failure::new(FailurePhase::Serve, FailureReason::CrashLoop, message);
+                        (shared.config.on_fatal)(failure);
+                    }
                 }
             }
             Err(failure) => drop(report.send(Err(failure))),
@@ -314,3 +321,6 @@ fn infer_error(error: &EngineError, model: &str) -> InferError {
         EngineError::DeviceLost(message) => InferError::Internal(format!("the device is lost: {message}")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ use crate::{
     artifact::{self, ArtifactOptions},
     config::{ConfigError, ServeConfig},
     engine::EngineLoader,
+    intake::Intake,
     metrics::Metrics,
     model::Model,
     protocol::Limits,
@@ -25,6 +26,8 @@ use crate::{
     service::InferenceService,
 };
 
+/// How many of the largest requests are taken at one time.
+const DEFAULT_INFLIGHT_REQUESTS: usize = 4;
 /// First bytes of a zip file, which a TorchScript archive is.
 const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 
@@ -76,6 +79,7 @@ pub async fn serve(arguments: ServeArguments, loader: Arc<dyn EngineLoader>) -> 
         service: service.clone(),
         metrics: metrics.clone(),
         limits: Limits { max_request_bytes: arguments.max_request_bytes },
+        intake: intake(&arguments)?,
         drain_timeout: arguments.drain_timeout.get(),
     };
     let shutdown = async move {
@@ -116,6 +120,18 @@ pub async fn serve(arguments: ServeArguments, loader: Arc<dyn EngineLoader>) -> 
     }
     repository.set(&name, ModelState::Unloading);
     outcome
+}
+
+/// The bound on all requests, which must leave room for the largest.
+fn intake(arguments: &ServeArguments) -> Result<Intake, Failure> {
+    let largest = arguments.max_request_bytes;
+    let most = arguments.max_inflight_bytes.unwrap_or(largest.saturating_mul(DEFAULT_INFLIGHT_REQUESTS));
+    if most < largest {
+        let message =
+            format!("--max-inflight-bytes is {most}: it must be at least --max-request-bytes, which is {largest}");
+        return Err(Failure::new(FailurePhase::Configure, FailureReason::SpecInvalid, message));
+    }
+    Ok(Intake::new(most))
 }
 
 /// What is needed to get from a configuration to a model.

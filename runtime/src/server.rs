@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use self::connection::Versions;
-use crate::{grpc, metrics::Metrics, protocol::Limits, rest, service::InferenceService};
+use crate::{grpc, intake::Intake, metrics::Metrics, protocol::Limits, rest, service::InferenceService};
 
 /// Connections served at one time, for each port; more wait in the system's backlog.
 const MAX_CONNECTIONS: usize = 4096;
@@ -43,6 +43,8 @@ pub struct Serving {
     pub metrics: Metrics,
     /// Bounds them.
     pub limits: Limits,
+    /// Bounds what they take together.
+    pub intake: Intake,
     /// How long requests in flight may take after `shutdown`.
     pub drain_timeout: Duration,
 }
@@ -50,9 +52,11 @@ pub struct Serving {
 /// Serves until `shutdown` completes; then accepts nothing more, answers what is in flight for at most the drain timeout, and
 /// closes the metrics port last. Returns whether everything in flight was answered.
 pub async fn serve(listeners: Listeners, serving: Serving, shutdown: impl Future<Output = ()>) -> bool {
-    let Serving { service, metrics, limits, drain_timeout } = serving;
+    let Serving { service, metrics, limits, intake, drain_timeout } = serving;
     let rest = rest::router(service.clone(), metrics.clone(), limits);
+    let rest = intake.bound(rest, "/v2/", Into::into);
     let grpc = grpc::routes(service.clone(), metrics.clone(), limits).prepare().into_axum_router();
+    let grpc = intake.bound(grpc, grpc::SERVICE_PREFIX, grpc::refuse);
     let admin = rest::admin_router(service, metrics);
     let (stop, stopped) = watch::channel(false);
     let (stop_admin, admin_stopped) = watch::channel(false);

@@ -160,10 +160,28 @@ impl Tensor {
         BytesElements::new(&self.data)
     }
 
+    /// Keeps `companion` for as long as anybody has a part of this tensor's bytes.
+    pub fn keep<T: Send + 'static>(&mut self, companion: T) {
+        let data = std::mem::take(&mut self.data);
+        self.data = Bytes::from_owner(Kept { data, _companion: companion });
+    }
+
     /// Takes the tensor apart.
     #[must_use]
     pub fn into_parts(self) -> (DataType, Vec<i64>, Bytes) {
         (self.datatype, self.shape, self.data)
+    }
+}
+
+/// Bytes with something that lives as long.
+struct Kept<T> {
+    data: Bytes,
+    _companion: T,
+}
+
+impl<T> AsRef<[u8]> for Kept<T> {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
     }
 }
 

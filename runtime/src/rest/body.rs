@@ -1,9 +1,13 @@
 //! Reads a request's body: whole, within the limit, decompressed.
 //!
 //! Called by `rest::infer`. Invariant: memory follows the bytes that came, not the length that was announced, and never passes
-//! the limit, compressed or not.
+//! the limit, compressed or not; what decompression makes is counted like what came (`intake`).
 
-use std::{io::Read, time::Duration};
+use std::{
+    io::{self, Read},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -12,12 +16,11 @@ use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 
 use super::error::RestError;
+use crate::intake::{IntakeError, Share};
 
-/// How long the body may pause.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How long the body of a refused request may pause before it is given up.
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the body of a refused request may pause before it is given up, and how long it may take.
+const DISCARD_PAUSE: Duration = Duration::from_secs(2);
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The most that is allocated on the word of a `Content-Length`.
 const TRUSTED_LENGTH: usize = 4 << 20;
@@ -35,7 +38,12 @@ enum Encoding {
 }
 
 /// The decoded body of a request, at most `limit` bytes long.
-pub(super) async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, RestError> {
+pub(super) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    share: Option<&Arc<Share>>,
+) -> Result<Bytes, RestError> {
     let encoding = match encoding(headers) {
         Ok(encoding) => encoding,
         Err(error) => {
@@ -48,9 +56,10 @@ pub(super) async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Resul
         return Ok(bytes);
     }
     if bytes.len() <= INLINE_BYTES {
-        return decompress(&bytes, encoding, limit);
+        return decompress(&bytes, encoding, limit, share);
     }
-    let task = tokio::task::spawn_blocking(move || decompress(&bytes, encoding, limit));
+    let share = share.cloned();
+    let task = tokio::task::spawn_blocking(move || decompress(&bytes, encoding, limit, share.as_ref()));
     task.await.unwrap_or_else(|_| Err(RestError::invalid("the request body could not be decompressed")))
 }
 
@@ -78,7 +87,10 @@ pub(super) async fn discard(headers: &HeaderMap, mut body: Body, limit: usize) {
         return;
     }
     let mut left = limit;
-    while let Ok(Some(Ok(frame))) = tokio::time::timeout(DISCARD_TIMEOUT, body.frame()).await {
+    let end = tokio::time::Instant::now() + DISCARD_TIMEOUT;
+    loop {
+        let pause = end.min(tokio::time::Instant::now() + DISCARD_PAUSE);
+        let Ok(Some(Ok(frame))) = tokio::time::timeout_at(pause, body.frame()).await else { return };
         match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
             Some(rest) => left = rest,
             None => return,
@@ -94,10 +106,14 @@ async fn collect(headers: &HeaderMap, mut body: Body, limit: usize) -> Result<By
     }
     let mut first = Bytes::new();
     let mut whole = BytesMut::new();
-    loop {
-        let frame = tokio::time::timeout(IDLE_TIMEOUT, body.frame()).await.map_err(|_| RestError::BodyTimeout)?;
-        let Some(frame) = frame else { break };
-        let frame = frame.map_err(|error| RestError::invalid(format!("failed to read the request body: {error}")))?;
+    while let Some(frame) = body.frame().await {
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err(error) => {
+                drop((first, whole));
+                return Err(refused(headers, body, limit, error).await);
+            }
+        };
         let Ok(data) = frame.into_data() else { continue };
         if data.len() > limit.saturating_sub(first.len().saturating_add(whole.len())) {
             drop((first, whole));
@@ -118,22 +134,52 @@ async fn collect(headers: &HeaderMap, mut body: Body, limit: usize) -> Result<By
     Ok(if whole.is_empty() { first } else { whole.freeze() })
 }
 
-fn decompress(bytes: &Bytes, encoding: Encoding, limit: usize) -> Result<Bytes, RestError> {
+/// Why the body ended early: `intake` has refused it, or the connection broke.
+async fn refused(headers: &HeaderMap, body: Body, limit: usize, error: axum::Error) -> RestError {
+    match error.into_inner().downcast::<IntakeError>() {
+        Ok(error) => {
+            if matches!(*error, IntakeError::Full { .. }) {
+                discard(headers, body, limit).await;
+            }
+            (*error).into()
+        }
+        Err(error) => RestError::invalid(format!("failed to read the request body: {error}")),
+    }
+}
+
+/// Counts what is read.
+struct Counted<'a, R> {
+    reader: R,
+    share: Option<&'a Arc<Share>>,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.reader.read(buffer)?;
+        self.share.map_or(Ok(()), |share| share.add(bytes)).map_err(io::Error::other)?;
+        Ok(bytes)
+    }
+}
+
+fn decompress(bytes: &Bytes, encoding: Encoding, limit: usize, share: Option<&Arc<Share>>) -> Result<Bytes, RestError> {
     let refuse = |what: &str| RestError::invalid(format!("failed to decompress the request body: {what}"));
     let mut out = Vec::new();
     let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
     let (result, rest) = match encoding {
         Encoding::Identity => return Ok(bytes.clone()),
         Encoding::Gzip => {
-            let mut decoder = GzDecoder::new(bytes.as_ref()).take(most);
-            (decoder.read_to_end(&mut out), decoder.into_inner().into_inner())
+            let mut decoder = GzDecoder::new(bytes.as_ref());
+            (Counted { reader: decoder.by_ref().take(most), share }.read_to_end(&mut out), decoder.into_inner())
         }
         Encoding::Deflate => {
-            let mut decoder = ZlibDecoder::new(bytes.as_ref()).take(most);
-            (decoder.read_to_end(&mut out), decoder.into_inner().into_inner())
+            let mut decoder = ZlibDecoder::new(bytes.as_ref());
+            (Counted { reader: decoder.by_ref().take(most), share }.read_to_end(&mut out), decoder.into_inner())
         }
     };
-    result.map_err(|error| refuse(&error.to_string()))?;
+    result.map_err(|error| match error.downcast::<IntakeError>() {
+        Ok(error) => error.into(),
+        Err(error) => refuse(&error.to_string()),
+    })?;
     if out.len() > limit {
         return Err(RestError::TooLarge(limit));
     }
@@ -162,7 +208,7 @@ mod tests {
 
     async fn read_as(encoding: &str, bytes: Vec<u8>, limit: usize) -> Result<Bytes, RestError> {
         let headers = HeaderMap::from_iter([(header::CONTENT_ENCODING, encoding.parse().unwrap())]);
-        read(&headers, Body::from(bytes), limit).await
+        read(&headers, Body::from(bytes), limit, None).await
     }
 
     #[tokio::test]
@@ -198,8 +244,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_of_many_frames_is_joined_and_limited() {
-        let frames = || futures::stream::iter((0..10).map(|i| Ok::<_, std::io::Error>(Bytes::from(vec![i; 3]))));
-        let read = |limit| async move { read(&HeaderMap::new(), Body::from_stream(frames()), limit).await };
+        let frames = || futures::stream::iter((0..10).map(|i| Ok::<_, io::Error>(Bytes::from(vec![i; 3]))));
+        let read = |limit| async move { read(&HeaderMap::new(), Body::from_stream(frames()), limit, None).await };
         assert_eq!(read(30).await.unwrap().len(), 30);
         assert_eq!(read(29).await, Err(RestError::TooLarge(29)));
     }
@@ -210,6 +256,6 @@ mod tests {
         assert_eq!(error, RestError::UnsupportedEncoding("br".into()));
         assert!(read_as("gzip, gzip", vec![], 10).await.is_err());
         let headers = HeaderMap::from_iter([(header::CONTENT_LENGTH, "11".parse().unwrap())]);
-        assert_eq!(read(&headers, Body::empty(), 10).await, Err(RestError::TooLarge(10)));
+        assert_eq!(read(&headers, Body::empty(), 10, None).await, Err(RestError::TooLarge(10)));
     }
 }

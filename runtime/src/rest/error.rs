@@ -5,7 +5,7 @@
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 
-use crate::inference::InferError;
+use crate::{inference::InferError, intake::IntakeError};
 
 /// Seconds after which a refused client may try again; the queue's own times are much shorter.
 const RETRY_AFTER_S: &str = "1";
@@ -19,7 +19,7 @@ pub(super) enum RestError {
     TooLarge(usize),
     /// A `Content-Encoding` that is not served.
     UnsupportedEncoding(String),
-    /// The body stopped coming.
+    /// The body stopped coming, or came too slowly.
     BodyTimeout,
     /// No such path.
     UnknownPath,
@@ -30,6 +30,15 @@ pub(super) enum RestError {
 impl From<InferError> for RestError {
     fn from(error: InferError) -> Self {
         Self::Infer(error)
+    }
+}
+
+impl From<IntakeError> for RestError {
+    fn from(error: IntakeError) -> Self {
+        match error {
+            IntakeError::Full { .. } => Self::Infer(error.into()),
+            IntakeError::Timeout => Self::BodyTimeout,
+        }
     }
 }
 
@@ -80,7 +89,7 @@ impl RestError {
             Self::UnsupportedEncoding(encoding) => {
                 format!("Content-Encoding '{encoding}' is not supported, use gzip or deflate")
             }
-            Self::BodyTimeout => "the request body stopped coming".into(),
+            Self::BodyTimeout => IntakeError::Timeout.to_string(),
             Self::UnknownPath => "Not Found".into(),
             Self::WrongMethod => "Method Not Allowed".into(),
         }

@@ -6,6 +6,7 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Instant,
 };
@@ -27,6 +28,7 @@ use super::{
 };
 use crate::{
     inference::{InferError, InferResponse},
+    intake::Share,
     metrics::{Metrics, Protocol},
 };
 
@@ -54,7 +56,7 @@ async fn answer(
     request: Request,
     count: &mut Count<'_>,
 ) -> Result<Encoded, RestError> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let head = target.and_then(|target| {
         count.model.clone_from(&target.model);
         Ok(Head::new(target.model, target.version, &parts.headers)?)
@@ -66,9 +68,13 @@ async fn answer(
             return Err(error);
         }
     };
-    let body = body::read(&parts.headers, body, app.limits.max_request_bytes).await?;
+    let share = parts.extensions.remove::<Arc<Share>>();
+    let body = body::read(&parts.headers, body, app.limits.max_request_bytes, share.as_ref()).await?;
     count.start = Instant::now();
-    let Decoded { request, form } = decode_body(app, head, body).await?;
+    let Decoded { mut request, form } = decode_body(app, head, body).await?;
+    if let Some(share) = share {
+        share.hold(&mut request.inputs)?;
+    }
     let response = app.service.infer(request).await?;
     let is_large = data_bytes(&response) > INLINE_BYTES;
     Ok(off_thread(is_large, move || encode(response, &form)).await?)

@@ -1,7 +1,7 @@
 //! The protocol layer over real sockets, with models that are plain functions.
 //!
-//! `cases` is one table that REST and gRPC must answer alike; `rest` and `grpc` hold what only one of them has; `garbage` throws
-//! bytes at the ports. Every server binds port 0 and no test sleeps.
+//! `cases` is one table that REST and gRPC must answer alike; `rest` and `grpc` hold what only one of them has; `intake` fills the
+//! server up; `garbage` throws bytes at the ports. Every server binds port 0 and no test sleeps.
 
 #![allow(missing_docs, reason = "a test binary has no readers of its documentation")]
 
@@ -9,5 +9,6 @@ mod cases;
 mod client;
 mod garbage;
 mod grpc;
+mod intake;
 mod rest;
 mod server;

@@ -13,6 +13,7 @@ use torchmodel_runtime::{
         fake::{FakeModel, join},
     },
     inference::NamedTensor,
+    intake::Intake,
     metrics::Metrics,
     protocol::Limits,
     repository::{ModelRepository, ModelState},
@@ -74,6 +75,11 @@ pub struct Server {
 
 impl Server {
     pub async fn start() -> Self {
+        Self::start_within(16 * MAX_REQUEST_BYTES).await
+    }
+
+    /// Starts a server that takes at most so many bytes of requests at a time.
+    pub async fn start_within(max_inflight_bytes: usize) -> Self {
         let repository = Arc::new(ModelRepository::default());
         let metrics = Metrics::new();
         let gate = Arc::new(Gate::default());
@@ -88,6 +94,7 @@ impl Server {
             service: service.clone(),
             metrics,
             limits: Limits { max_request_bytes: MAX_REQUEST_BYTES },
+            intake: Intake::new(max_inflight_bytes),
             drain_timeout: Duration::from_secs(20),
         };
         let (stop, stopped) = oneshot::channel::<()>();

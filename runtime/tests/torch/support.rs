@@ -20,6 +20,7 @@ use torchmodel_runtime::{
         model_infer_request::InferInputTensor,
     },
     inference::{InferError, InferRequest, InferResponse, NamedTensor, Parameters},
+    intake::Intake,
     metrics::Metrics,
     model::Model,
     protocol::Limits,
@@ -71,6 +72,7 @@ pub async fn serve((model, metrics): (Model, Metrics)) -> Served {
         service: service.clone(),
         metrics: metrics.clone(),
         limits: Limits::default(),
+        intake: Intake::new(usize::MAX),
         drain_timeout: Duration::from_secs(10),
     };
     let server = tokio::spawn(server::serve(listeners, serving, async { drop(stopped.await) }));
