@@ -50,15 +50,17 @@ runtime: libtorch ## Build the runtime for release
 image-files: libtorch ## Build what the images hold into target/image
 	@$(call say,building operator and runtime for release (the first time about 10 minutes on two cores))
 	@$(CARGO) build --release --locked -p torchmodel-operator -p torchmodel-runtime
+	@rm -rf $(IMAGE)/bin $(IMAGE)/lib
 	@mkdir -p $(IMAGE)/bin $(IMAGE)/lib
-	@install -C -m 755 $(RELEASE)/torchmodel-operator $(RELEASE)/torchmodel-runtime $(IMAGE)/bin/
-	@install -C -m 644 target/libtorch/lib/* $(IMAGE)/lib/
+	@install -m 755 $(RELEASE)/torchmodel-operator $(RELEASE)/torchmodel-runtime $(IMAGE)/bin/
+	@install -m 644 target/libtorch/lib/* $(IMAGE)/lib/
 
 .PHONY: image-files-cuda
 image-files-cuda: image-files ## The same with the CUDA libraries
 	@runtime/torch-shim/libtorch.sh cuda
+	@rm -rf $(IMAGE)/lib-cuda
 	@mkdir -p $(IMAGE)/lib-cuda
-	@install -C -m 644 target/libtorch-cuda/lib/* $(IMAGE)/lib-cuda/
+	@install -m 644 target/libtorch-cuda/lib/* $(IMAGE)/lib-cuda/
 
 .PHONY: images
 images: image-files ## Build the images of operator and runtime; load them into the local cluster if it runs (root)

@@ -5,11 +5,11 @@ use std::{error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-/// Where the program finds libtorch: beside itself in an image, in the development folder under `cargo run`.
+/// Where programs find libtorch: the server beside itself, in an image as in the target folder; tests where it was linked from.
 fn link_libtorch() {
     let Ok(library) = std::env::var("DEP_TORCH_SHIM_LIBRARY") else { return };
-    println!("cargo::rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib");
-    println!("cargo::rustc-link-arg=-Wl,-rpath,{library}");
+    println!("cargo::rustc-link-arg-bins=-Wl,-rpath,$ORIGIN/../lib:$ORIGIN/../libtorch/lib");
+    println!("cargo::rustc-link-arg-tests=-Wl,-rpath,{library}");
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -76,7 +76,7 @@ closed_list! {
         Unschedulable,
         /// No node has enough free accelerators.
         InsufficientGPU,
-        /// The driver is older than the runtime's CUDA.
+        /// The driver is older than the runtime's CUDA, or shows no accelerator.
         DriverTooOld,
         /// The file is not a TorchScript archive.
         NotTorchScript,
@@ -123,7 +123,9 @@ impl FailureReason {
             Self::ImagePullFailed => "check spec.runtime.image and the pull secrets of the service account",
             Self::Unschedulable => "see the message for what the nodes lack",
             Self::InsufficientGPU => "free or add accelerators, or lower spec.accelerator.count",
-            Self::DriverTooOld => "update the node's GPU driver to one that supports CUDA 13",
+            Self::DriverTooOld => {
+                "install or update the node's GPU driver: it must support CUDA 13 and show the GPU to the container"
+            }
             Self::NotTorchScript => {
                 "export with torch.jit.script or torch.jit.trace and save with torch.jit.save; a state_dict is not enough"
             }

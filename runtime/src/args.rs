@@ -65,7 +65,7 @@ pub struct ServeArguments {
     /// Where the artifact is.
     #[command(flatten)]
     pub artifact: ArtifactArguments,
-    /// Device: auto, cpu, or cuda:N.
+    /// Device: auto (every GPU, or the CPU where there is none), cpu, cuda (every GPU), or cuda:N.
     #[arg(long, env = "TORCHMODEL_DEVICE", default_value = "auto")]
     pub device: String,
     /// Address of the REST endpoint. Port 0 takes a free one; the log says which.

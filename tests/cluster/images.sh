@@ -64,7 +64,7 @@ build() {
 	base=localhost/torchmodel-base:$(base_hash)
 	own_buildah inspect --type image "$base" &>/dev/null || make_base "$base"
 	rm -f "$archive.new"
-	own_buildah build --quiet --layers --isolation chroot --pull-never --format oci --timestamp 0 \
+	own_buildah build --quiet --layers --force-rm --isolation chroot --pull-never --format oci --timestamp 0 \
 		--signature-policy "$SCRIPTS/policy.json" --ignorefile "$REPO/.dockerignore" --file "$REPO/Dockerfile" \
 		--build-arg BINARIES=prebuilt --build-arg BASE_IMAGE="$base" \
 		--target "$target" --tag "$reference" "$REPO" >"$IMAGES/$target.log" 2>&1 || {

@@ -51,7 +51,7 @@ impl GrpcClient {
         let ask = async || self.0.clone().model_infer(request.clone()).await;
         let answer = async {
             match ask().await {
-                Err(status) if was_never_sent(&status) => ask().await,
+                Err(status) if was_never_seen(&status) => ask().await,
                 answer => answer,
             }
         };
@@ -67,9 +67,15 @@ impl GrpcClient {
     }
 }
 
-/// Whether the connection ended (GOAWAY) before the request left this process. Other gRPC clients send such a request again by
-/// themselves ("transparent retry", gRFC A6); tonic leaves it to the caller.
-fn was_never_sent(status: &Status) -> bool {
-    let causes = iter::successors(status.source(), |&error| error.source());
-    causes.filter_map(|error| error.downcast_ref::<hyper::Error>()).any(hyper::Error::is_canceled)
+/// Whether the connection ended (GOAWAY) before the request left this process, or before the server looked at it. Other gRPC clients
+/// send such a request again by themselves ("transparent retry", gRFC A6); tonic leaves it to the caller.
+fn was_never_seen(status: &Status) -> bool {
+    let mut causes = iter::successors(status.source(), |&error| error.source());
+    causes.any(|error| {
+        error.downcast_ref().is_some_and(hyper::Error::is_canceled)
+            // A server that stops without an error answers what it has seen; h2 fails the other streams with its GOAWAY.
+            || error.downcast_ref().is_some_and(|error: &h2::Error| {
+                error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
+            })
+    })
 }

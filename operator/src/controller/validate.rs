@@ -84,6 +84,8 @@ pub struct Container {
     pub env: Vec<EnvVar>,
     /// Requests and limits, accelerators included.
     pub resources: Option<ResourceRequirements>,
+    /// Whether there are accelerators among them.
+    pub has_accelerator: bool,
 }
 
 /// Whose identity the pods have.
@@ -188,6 +190,7 @@ fn container(spec: &TorchModelSpec, defaults: &Defaults) -> Result<Container, Er
         default_env: defaults.env.clone(),
         env: runtime.env,
         resources: resources(spec)?,
+        has_accelerator: spec.accelerator.is_some(),
     })
 }
 

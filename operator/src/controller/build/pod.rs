@@ -114,6 +114,10 @@ fn environment(model: &ValidatedModel) -> Vec<EnvVar> {
         ("TORCHMODEL_CACHE_DIR", CACHE_MOUNT.to_owned()),
         ("TORCHMODEL_DRAIN_TIMEOUT", Duration::from(model.drain_timeout).to_string()),
     ];
+    // Whoever pays for a GPU must not be served by the CPU without being told.
+    if model.container.has_accelerator {
+        layout.push(("TORCHMODEL_DEVICE", "cuda".to_owned()));
+    }
     if model.credentials.is_some() {
         layout.push(("TORCHMODEL_CREDENTIALS_DIR", CREDENTIALS_MOUNT.to_owned()));
     }

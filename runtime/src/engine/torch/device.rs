@@ -14,6 +14,8 @@ pub enum DeviceChoice {
     Auto,
     /// The CPU.
     Cpu,
+    /// Every CUDA device that is visible.
+    EveryCuda,
     /// One CUDA device.
     Cuda(usize),
 }
@@ -25,12 +27,12 @@ impl std::str::FromStr for DeviceChoice {
         match text {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
+            "cuda" => Ok(Self::EveryCuda),
             _ => text
                 .strip_prefix("cuda:")
                 .and_then(|index| index.parse().ok())
                 .map(Self::Cuda)
-                .ok_or_else(|| format!("'{text}' is not a device: use auto, cpu or cuda:N")),
+                .ok_or_else(|| format!("'{text}' is not a device: use auto, cpu, cuda or cuda:N")),
         }
     }
 }
@@ -50,12 +52,14 @@ pub fn devices(choice: DeviceChoice) -> Result<Vec<tch::Device>, Failure> {
     }
     let loaded = load();
     let count = if loaded.is_ok() { usize::try_from(tch::Cuda::device_count()).unwrap_or(0) } else { 0 };
+    let missing = |name: String, why: String| {
+        Failure::new(FailurePhase::Load, FailureReason::DriverTooOld, format!("no device {name}: {why}"))
+    };
+    let why = |loaded: Result<(), String>| loaded.err().unwrap_or_else(|| format!("the driver shows {count} devices"));
     match choice {
         DeviceChoice::Cuda(index) if index < count => Ok(vec![tch::Device::Cuda(index)]),
-        DeviceChoice::Cuda(index) => {
-            let why = loaded.err().unwrap_or_else(|| format!("the driver shows {count} devices"));
-            Err(Failure::new(FailurePhase::Load, FailureReason::DriverTooOld, format!("no device cuda:{index}: {why}")))
-        }
+        DeviceChoice::Cuda(index) => Err(missing(format!("cuda:{index}"), why(loaded))),
+        DeviceChoice::EveryCuda if count == 0 => Err(missing("cuda".to_owned(), why(loaded))),
         DeviceChoice::Auto | DeviceChoice::Cpu if count == 0 => {
             match loaded {
                 Ok(()) => tracing::warn!("CUDA is installed but the driver shows no device: serving on the CPU"),
@@ -63,7 +67,9 @@ pub fn devices(choice: DeviceChoice) -> Result<Vec<tch::Device>, Failure> {
             }
             Ok(vec![tch::Device::Cpu])
         }
-        DeviceChoice::Auto | DeviceChoice::Cpu => Ok((0..count).map(tch::Device::Cuda).collect()),
+        DeviceChoice::Auto | DeviceChoice::Cpu | DeviceChoice::EveryCuda => {
+            Ok((0..count).map(tch::Device::Cuda).collect())
+        }
     }
 }
 
@@ -84,6 +90,7 @@ mod tests {
     fn reads_the_names_that_people_know() {
         assert_eq!("auto".parse(), Ok(DeviceChoice::Auto));
         assert_eq!("cpu".parse(), Ok(DeviceChoice::Cpu));
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::EveryCuda));
         assert_eq!("cuda:3".parse(), Ok(DeviceChoice::Cuda(3)));
         assert!("gpu".parse::<DeviceChoice>().unwrap_err().contains("cuda:N"));
     }
