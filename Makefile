@@ -28,7 +28,7 @@ demo: runtime demo-files ## Serve a real model on this machine and ask it about 
 
 .PHONY: cluster-demo
 cluster-demo: ## The same on a real Kubernetes cluster, which it starts and removes again (root)
-	@$(MAKE) cluster-up images demo-files
+	@$(MAKE) image-files demo-files cluster-up
 	@examples/cluster-demo.sh
 
 .PHONY: test

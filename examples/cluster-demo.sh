@@ -6,16 +6,14 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 cluster=target/cluster
-[[ -r $cluster/kubeconfig && -r $cluster/s3.env && -r $cluster/images.env ]] || {
-	printf 'error: the local cluster is not up, or has no images; run: make cluster-demo\n' >&2
+[[ -r $cluster/kubeconfig && -r $cluster/s3.env ]] || {
+	printf 'error: the local cluster is not up; run: make cluster-demo\n' >&2
 	exit 1
 }
 export KUBECONFIG=$PWD/$cluster/kubeconfig PATH=$PWD/$cluster/bin:$PATH
 unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY all_proxy ALL_PROXY
-# shellcheck disable=SC1091 # written by up.sh and images.sh
+# shellcheck disable=SC1091 # written by up.sh
 source $cluster/s3.env
-# shellcheck disable=SC1091
-source $cluster/images.env
 
 tell() { printf '\n%s\n' "$*"; }
 # run COMMAND...: prints it as it could be typed, then runs it.
@@ -38,6 +36,10 @@ finish() {
 }
 trap 'finish $?' EXIT
 trap 'exit 130' INT TERM
+
+tests/cluster/images.sh operator runtime
+# shellcheck disable=SC1091 # written by images.sh
+source $cluster/images.env
 
 # shellcheck disable=SC2016 # printed as it can be typed
 printf '\n$ export KUBECONFIG=$PWD/%s/kubeconfig PATH=$PWD/%s/bin:$PATH\n' $cluster $cluster

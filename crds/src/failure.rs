@@ -92,7 +92,7 @@ closed_list! {
         SignatureShapeMismatch,
         /// A warm-up inference failed.
         WarmupFailed,
-        /// The container runs but its probes fail.
+        /// The container runs but does not become ready.
         ProbeFailed,
         /// The container ends again and again without saying why.
         CrashLoop,
@@ -137,7 +137,9 @@ impl FailureReason {
                 "compare spec.model.inputs and outputs with what `torchmodel-runtime inspect` prints"
             }
             Self::WarmupFailed => "give spec.model.warmup.inputs values that the model accepts, or set iterations to 0",
-            Self::ProbeFailed => "see the pod's log",
+            Self::ProbeFailed => {
+                "see the pod's log; raise spec.rollout.progressDeadline if the model only takes long to load"
+            }
             Self::CrashLoop => "see the log of the pod's last container: kubectl logs --previous",
             Self::ProgressDeadlineExceeded => {
                 "see lastFailure and the pods; raise spec.rollout.progressDeadline if it is only slow"

@@ -31,7 +31,8 @@ pub fn find(
     (previous, now): (&TorchModelStatus, &Time),
 ) -> Option<LastFailure> {
     let mut by_reason: BTreeMap<FailureReason, Vec<PodFailure<'_>>> = BTreeMap::new();
-    for failure in of_template(pods, template).filter_map(diagnose) {
+    let is_late = rollout.is_some_and(|rollout| rollout.deadline_exceeded.is_some());
+    for failure in of_template(pods, template).filter_map(|pod| diagnose(pod).or_else(|| still_unready(pod, is_late))) {
         by_reason.entry(failure.failure.reason).or_default().push(failure);
     }
     let most = by_reason
@@ -109,6 +110,20 @@ fn diagnose(pod: &Pod) -> Option<PodFailure<'_>> {
         return with(failure, None);
     }
     None
+}
+
+/// A pod that had the rollout's whole time, runs, and has neither become ready nor ended.
+fn still_unready(pod: &Pod, is_late: bool) -> Option<PodFailure<'_>> {
+    let state = container(pod.status.as_ref()?)?.state.as_ref()?;
+    if !is_late || is_ready(pod) || state.running.is_none() {
+        return None;
+    }
+    let message = "the container runs, but its readiness probe did not succeed within spec.rollout.progressDeadline";
+    Some(PodFailure {
+        failure: Failure::new(FailurePhase::Configure, FailureReason::ProbeFailed, message),
+        exit_code: None,
+        pod,
+    })
 }
 
 fn container(status: &PodStatus) -> Option<&ContainerStatus> {

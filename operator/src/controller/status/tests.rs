@@ -238,10 +238,13 @@ fn a_failure_keeps_its_time_through_a_crash_loop_and_goes_when_the_model_serves(
 fn a_rollout_past_its_deadline_is_stalled_and_one_whose_pods_are_refused_says_why() {
     let mut late = deployment(1, 1, 0);
     late["conditions"] = json!([{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "timed out"}]);
-    let status = World::new(late, &[]).status(0);
+    let status = World::new(late.clone(), &[]).status(0);
     let found = summary(&status);
     assert_eq!(found[0], "Ready=False ProgressDeadlineExceeded");
     assert_eq!(found[6], "Stalled=True ProgressDeadlineExceeded");
+    let status = World::new(late, &[container(&json!({"state": {"running": {}}}))]).status(0);
+    assert_eq!(summary(&status)[0], "Ready=False ProbeFailed");
+    assert_eq!(status.last_failure.unwrap().pod.as_deref(), Some("vad-0"));
 
     let mut refused = deployment(0, 0, 0);
     refused["conditions"] =
