@@ -5,11 +5,13 @@ use std::{error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-/// Where programs find libtorch: the server beside itself, in an image as in the target folder; tests where it was linked from.
+/// Where programs find libtorch: beside themselves in an image, else in the target folder, from its profile's folder and from
+/// `deps`, where tests are. No path of the machine that built them.
 fn link_libtorch() {
-    let Ok(library) = std::env::var("DEP_TORCH_SHIM_LIBRARY") else { return };
-    println!("cargo::rustc-link-arg-bins=-Wl,-rpath,$ORIGIN/../lib:$ORIGIN/../libtorch/lib");
-    println!("cargo::rustc-link-arg-tests=-Wl,-rpath,{library}");
+    if std::env::var_os("DEP_TORCH_SHIM_LIBRARY").is_some() {
+        let folders = "$ORIGIN/../lib:$ORIGIN/../libtorch/lib:$ORIGIN/../../libtorch/lib";
+        println!("cargo::rustc-link-arg=-Wl,-rpath,{folders}");
+    }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

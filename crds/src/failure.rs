@@ -119,7 +119,7 @@ impl FailureReason {
             Self::DigestMismatch => {
                 "the bytes are not those that spec.source.sha256 names: upload again, or correct the digest"
             }
-            Self::CacheFull => "raise the node's ephemeral storage or the cache volume's size limit",
+            Self::CacheFull => "give the node more ephemeral storage, or the cache folder a larger disk",
             Self::ImagePullFailed => "check spec.runtime.image and the pull secrets of the service account",
             Self::Unschedulable => "see the message for what the nodes lack",
             Self::InsufficientGPU => "free or add accelerators, or lower spec.accelerator.count",
@@ -170,6 +170,12 @@ impl Failure {
     #[must_use]
     pub fn new(phase: FailurePhase, reason: FailureReason, message: impl Into<String>) -> Self {
         Self { phase, reason, message: message.into(), hint: reason.hint().to_owned() }
+    }
+
+    /// The same with another hint, where more is known than the reason.
+    #[must_use]
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: hint.into(), ..self }
     }
 
     /// The failure as one JSON line of at most [`Self::MAX_LINE_BYTES`], its message cut if need be.

@@ -1,6 +1,6 @@
 //! The command line. Every flag of `serve` can be set by the environment variable that its help names.
 //!
-//! Read by `main` alone; the rest of the program gets typed values. The list of flags in docs/reference.md is generated from here.
+//! Read by `main` alone; the rest of the program gets typed values. The list of flags in docs/reference/ is generated from here.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -68,20 +68,20 @@ pub struct ServeArguments {
     /// Device: auto (every GPU, or the CPU where there is none), cpu, cuda (every GPU), or cuda:N.
     #[arg(long, env = "TORCHMODEL_DEVICE", default_value = "auto")]
     pub device: String,
-    /// Address of the REST endpoint. Port 0 takes a free one; the log says which.
-    #[arg(long, value_name = "ADDRESS", env = "TORCHMODEL_HTTP_ADDRESS", default_value = "0.0.0.0:8080")]
+    /// Address of the REST endpoint. Port 0 takes a free one; the log says which. [::] is every address, of IPv4 too.
+    #[arg(long, value_name = "ADDRESS", env = "TORCHMODEL_HTTP_ADDRESS", default_value = "[::]:8080")]
     pub http_address: SocketAddr,
     /// Address of the gRPC endpoint.
-    #[arg(long, value_name = "ADDRESS", env = "TORCHMODEL_GRPC_ADDRESS", default_value = "0.0.0.0:8081")]
+    #[arg(long, value_name = "ADDRESS", env = "TORCHMODEL_GRPC_ADDRESS", default_value = "[::]:8081")]
     pub grpc_address: SocketAddr,
     /// Address of the metrics endpoint.
-    #[arg(long, value_name = "ADDRESS", env = "TORCHMODEL_METRICS_ADDRESS", default_value = "0.0.0.0:8082")]
+    #[arg(long, value_name = "ADDRESS", env = "TORCHMODEL_METRICS_ADDRESS", default_value = "[::]:8082")]
     pub metrics_address: SocketAddr,
     /// Largest request in bytes, after decompression.
     #[arg(long, value_name = "BYTES", env = "TORCHMODEL_MAX_REQUEST_BYTES", default_value_t = 256 << 20)]
     pub max_request_bytes: usize,
     /// Most bytes of all requests that are being received, waiting or computed; more are refused until some are answered.
-    /// [default: 4 times --max-request-bytes]
+    /// [default: 4 times --max-request-bytes, but at most a quarter of the container's memory]
     #[arg(long, value_name = "BYTES", env = "TORCHMODEL_MAX_INFLIGHT_BYTES")]
     pub max_inflight_bytes: Option<usize>,
     /// After SIGTERM: how long to go on taking requests while not ready, so that load balancers notice.

@@ -10,17 +10,20 @@ use crate::{
     args::{Command, InspectArguments, PullArguments, ServeArguments},
     artifact,
     engine::EngineLoader,
-    internal, serve,
+    misused,
+    serve::{self, Signals},
 };
 
 /// Runs one subcommand.
 pub fn run(command: Command) -> Result<(), Failure> {
-    // Before the first thread: CUDA has to be loaded before anything else touches libtorch.
     match command {
         Command::Serve(arguments) => {
-            let loader = loader(&arguments)?;
             let runtime = tokio()?;
-            let result = runtime.block_on(serve::serve(*arguments, loader));
+            // First of all: the first process of a container is deaf to signals for which it has no handler.
+            let signals = runtime.block_on(async { Signals::listen() })?;
+            // CUDA has to be loaded before anything else touches libtorch.
+            let loader = loader(&arguments)?;
+            let result = runtime.block_on(serve::serve(*arguments, loader, signals));
             // A load that is not finished must not hold up the end.
             runtime.shutdown_background();
             result
@@ -34,19 +37,19 @@ fn tokio() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| internal(format!("starting the async runtime: {error}")))
+        .map_err(|error| misused(format!("starting the async runtime: {error}")))
 }
 
 #[cfg(feature = "torch")]
 fn loader(arguments: &ServeArguments) -> Result<Arc<dyn EngineLoader>, Failure> {
     use crate::engine::torch::{TorchLoader, devices};
-    let choice = arguments.device.parse().map_err(internal)?;
+    let choice = arguments.device.parse().map_err(misused)?;
     Ok(Arc::new(TorchLoader::new(devices(choice)?)))
 }
 
 #[cfg(not(feature = "torch"))]
 fn loader(_: &ServeArguments) -> Result<Arc<dyn EngineLoader>, Failure> {
-    Err(internal("this program was built without libtorch (feature `torch`)".into()))
+    Err(misused("this program was built without libtorch (feature `torch`)".into()))
 }
 
 #[cfg(feature = "torch")]
@@ -67,7 +70,7 @@ fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
 
 #[cfg(not(feature = "torch"))]
 fn inspect(_: &InspectArguments) -> Result<(), Failure> {
-    Err(internal("this program was built without libtorch (feature `torch`)".into()))
+    Err(misused("this program was built without libtorch (feature `torch`)".into()))
 }
 
 async fn pull(arguments: &PullArguments) -> Result<(), Failure> {

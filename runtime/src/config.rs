@@ -6,7 +6,7 @@
 
 use std::{path::Path, time::Duration};
 
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use torchmodel_crds::{
     Failure, FailurePhase, FailureReason, ModelSource, ModelSpec, TensorSpec, TorchModel, WarmupInput,
 };
@@ -27,7 +27,17 @@ pub enum ConfigError {
     Parse {
         /// Where the text came from.
         file: String,
-        /// What serde says, with line and field.
+        /// What serde says, with the line.
+        source: serde_yaml::Error,
+    },
+    /// A field has a value that it cannot have.
+    #[error("{file}: {field}: {source}")]
+    Field {
+        /// Where the text came from.
+        file: String,
+        /// The field's path.
+        field: String,
+        /// What serde says.
         source: serde_yaml::Error,
     },
     /// The text reads, but asks for something impossible.
@@ -44,11 +54,7 @@ impl ConfigError {
     /// The failure to report.
     #[must_use]
     pub fn failure(&self) -> Failure {
-        let message = match self {
-            Self::Parse { file, source } => format!("reading {file}: {source}"),
-            Self::Invalid { .. } => self.to_string(),
-        };
-        Failure::new(FailurePhase::Configure, FailureReason::SpecInvalid, message)
+        Failure::new(FailurePhase::Configure, FailureReason::SpecInvalid, self.to_string())
     }
 }
 
@@ -137,12 +143,12 @@ impl ServeConfig {
             }
             match TypeMeta::deserialize(&value).map_err(parse_error)?.kind.as_deref() {
                 Some("TorchModel") => {
-                    let object: TorchModel = serde_yaml::from_value(value).map_err(parse_error)?;
+                    let object: TorchModel = read(value, &shown)?;
                     found.push((object.metadata.name, object.spec.source, object.spec.model));
                 }
                 Some(_) => {}
                 None => {
-                    let config: ConfigFile = serde_yaml::from_value(value).map_err(parse_error)?;
+                    let config: ConfigFile = read(value, &shown)?;
                     found.push((None, config.source, config.model));
                 }
             }
@@ -172,6 +178,14 @@ impl ServeConfig {
         let source = ModelSource { uri: Some(absolute.display().to_string()), ..ModelSource::default() };
         Ok(Self { source, model })
     }
+}
+
+fn read<T: DeserializeOwned>(value: serde_yaml::Value, file: &str) -> Result<T, ConfigError> {
+    serde_path_to_error::deserialize(value).map_err(|error| ConfigError::Field {
+        file: file.to_owned(),
+        field: error.path().to_string(),
+        source: error.into_inner(),
+    })
 }
 
 fn file_stem(path: &Path) -> Option<String> {
@@ -282,6 +296,15 @@ mod tests {
         let twice = parse(&format!("{MANIFEST}---\n{MANIFEST}")).unwrap_err();
         assert!(twice.contains("holds 2 TorchModels"), "{twice}");
         assert!(parse("kind: Secret\n").unwrap_err().contains("holds no TorchModel"));
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_kind_is_named_with_its_field() {
+        let text = "source: {uri: 's3://b/k.pt'}\nmodel: {limits: {requestTimeout: 5}}\n";
+        let error = parse(text).unwrap_err();
+        assert!(error.starts_with("dir/vad.yaml: model.limits.requestTimeout: invalid type"), "{error}");
+        let error = parse(&MANIFEST.replace("replicas: 2", "replicas: many")).unwrap_err();
+        assert!(error.starts_with("dir/vad.yaml: spec.replicas: invalid type"), "{error}");
     }
 
     #[test]

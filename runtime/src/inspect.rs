@@ -59,7 +59,9 @@ fn write_manifest(text: &mut String, facts: &ModuleFacts, name: &str, sha256: &s
         "apiVersion: serving.torchmodel.dev/v1alpha1\nkind: TorchModel\nmetadata:\n  name: {}",
         dns_label(name)
     )?;
-    writeln!(text, "spec:\n  source:\n    uri: s3://BUCKET/{name}.pt\n    sha256: {sha256}")?;
+    // Quoted, since a file's name may be anything: JSON's quotes are YAML's.
+    let uri = serde_json::Value::from(format!("s3://BUCKET/{name}.pt"));
+    writeln!(text, "spec:\n  source:\n    uri: {uri}\n    sha256: {sha256}")?;
     let Some(method) = method else { return Ok(()) };
     writeln!(text, "  model:\n    method: {}", method.name)?;
     let tensors: Vec<_> = method.arguments.iter().filter(|argument| argument.argument_type == Type::Tensor).collect();
@@ -103,12 +105,12 @@ mod tests {
             "returns":{"kind":"Tensor"},"is_stateful":true,"mutates_inputs":false}],"parameters":{"count":2,"size_bytes":1234567},
             "buffers":{"count":0,"size_bytes":0},"parameter_types":["Float"],"constant_devices":[]}"#;
         let facts: ModuleFacts = serde_json::from_str(json).unwrap();
-        let text = describe(&facts, "My_Model", &"0".repeat(64));
+        let text = describe(&facts, "My: Model", &"0".repeat(64));
         assert!(text.contains("parameters:  2 (1.2 MB), Float"), "{text}");
         assert!(text.contains("forward(x: Tensor) -> Tensor\n    stateful"), "{text}");
         let (_, manifest) = text.split_once("\n\n").unwrap();
         let config = crate::config::ServeConfig::parse(manifest, std::path::Path::new("m.yaml")).unwrap();
-        assert_eq!(config.model.name, "my-model");
+        assert_eq!(config.model.name, "my--model");
     }
 
     #[test]

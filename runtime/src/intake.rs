@@ -116,11 +116,23 @@ impl Share {
     /// Counts what the tensors take beyond what came, and stays until the last of them is gone.
     pub fn hold(self: &Arc<Self>, inputs: &mut [NamedTensor]) -> Result<(), IntakeError> {
         let bytes: usize = inputs.iter().map(|input| input.tensor.data().len()).sum();
-        self.add(bytes.saturating_sub(self.bytes.load(Relaxed)))?;
+        self.add(self.at_most(bytes.saturating_sub(self.bytes.load(Relaxed))))?;
         for input in inputs {
             input.tensor.keep(Arc::clone(self));
         }
         Ok(())
+    }
+
+    /// Counts `bytes` for as long as the result lives: what a decoder may make of a text before anybody knows.
+    pub fn room(self: &Arc<Self>, bytes: usize) -> Result<Room, IntakeError> {
+        let bytes = self.at_most(bytes);
+        self.add(bytes)?;
+        Ok(Room { share: Arc::clone(self), bytes })
+    }
+
+    /// So many of `more` bytes that a request that is alone is not refused because of what is made of it.
+    fn at_most(&self, more: usize) -> usize {
+        more.min(self.intake.most.saturating_sub(self.bytes.load(Relaxed)))
     }
 
     fn give_back(&self) {
@@ -131,6 +143,20 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         self.give_back();
+    }
+}
+
+/// Bytes that one request holds for a while.
+#[derive(Debug)]
+pub struct Room {
+    share: Arc<Share>,
+    bytes: usize,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.share.bytes.fetch_sub(self.bytes, Relaxed);
+        self.share.intake.held.fetch_sub(self.bytes, Relaxed);
     }
 }
 

@@ -14,6 +14,7 @@ pub mod inference;
 #[cfg(feature = "torch")]
 pub mod inspect;
 pub mod intake;
+mod machine;
 pub mod metrics;
 pub mod model;
 pub mod protocol;
@@ -57,7 +58,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
     if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// A failure of the program itself rather than of a model.
-fn internal(message: String) -> Failure {
+/// A command line, or a machine, with which the program cannot start.
+fn misused(message: String) -> Failure {
     Failure::new(torchmodel_crds::FailurePhase::Configure, torchmodel_crds::FailureReason::SpecInvalid, message)
+        .with_hint("correct the flag, or the environment variable that sets it; --help lists them")
 }

@@ -174,12 +174,6 @@ impl Metrics {
         ModelMetrics { series: Arc::clone(series) }
     }
 
-    /// Forgets one version of a model that is no longer served; handles that are still held record into nothing.
-    pub fn remove_model(&self, model: &str, version: &str) {
-        let mut models = self.state.models.write().unwrap_or_else(PoisonError::into_inner);
-        models.remove(&(model.to_owned(), version.to_owned()));
-    }
-
     /// Counts one answered inference request. `outcome` is `ok` or an `InferError::reason()`; a `model` that no call of
     /// [`Metrics::model`] has named counts as the empty name, so that clients cannot invent labels.
     pub fn record_response(&self, protocol: Protocol, model: &str, outcome: &str, duration: Duration) {

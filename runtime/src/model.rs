@@ -73,11 +73,6 @@ impl Model {
         }
     }
 
-    /// Takes no more requests; those that wait are still answered.
-    pub fn close(&self) {
-        self.scheduler.close();
-    }
-
     /// Checks the request, queues it and waits for the answer or the deadline, whichever comes first.
     pub async fn infer(&self, mut request: InferRequest) -> Result<InferResponse, InferError> {
         let _inflight = self.metrics.inflight_guard();

@@ -3,11 +3,18 @@
 //! The ports answer from the start (live, not ready); fetching, loading and warm-up run beside them. Invariants: ready only after
 //! warm-up; whatever keeps a model from serving ends the process with one [`Failure`] line in the termination message.
 
-use std::{fs, io::Write as _, path::Path, sync::Arc, time::Instant};
+use std::{
+    fs,
+    io::Write as _,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
 };
 use torchmodel_crds::{Failure, FailurePhase, FailureReason};
@@ -18,7 +25,9 @@ use crate::{
     config::{ConfigError, ServeConfig},
     engine::EngineLoader,
     intake::Intake,
+    machine,
     metrics::Metrics,
+    misused,
     model::Model,
     protocol::Limits,
     repository::{ModelRepository, ModelState, VERSION},
@@ -28,14 +37,16 @@ use crate::{
 
 /// How many of the largest requests are taken at one time.
 const DEFAULT_INFLIGHT_REQUESTS: usize = 4;
+/// The part of a container's memory that requests may take: one in so many.
+const DEFAULT_MEMORY_PART: usize = 4;
 /// First bytes of a zip file, which a TorchScript archive is.
 const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 
 /// Reads what `--file` names: a manifest, a configuration or an archive.
 pub fn read_config(file: &Path) -> Result<ServeConfig, Failure> {
     let content = fs::read(file).map_err(|error| {
-        let message = format!("reading {}: {error}", file.display());
-        Failure::new(FailurePhase::Configure, FailureReason::SpecInvalid, message)
+        misused(format!("reading {}: {error}", file.display()))
+            .with_hint("--file takes a TorchModel manifest, a model configuration or a TorchScript archive (.pt)")
     })?;
     let config = if content.starts_with(ZIP_MAGIC) {
         ServeConfig::for_archive(file)
@@ -65,8 +76,34 @@ pub fn artifact_options(arguments: &ArtifactArguments) -> ArtifactOptions {
     }
 }
 
+/// SIGTERM and SIGINT, from the moment of [`Signals::listen`] on: one that comes while nobody waits is not lost.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Begins to listen. Call it on the async runtime.
+    pub fn listen() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).map_err(|error| misused(format!("listening for signals: {error}")));
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one of them.
+    async fn next(&mut self) -> SignalKind {
+        tokio::select! {
+            _ = self.terminate.recv() => SignalKind::terminate(),
+            _ = self.interrupt.recv() => SignalKind::interrupt(),
+        }
+    }
+}
+
 /// Serves until a signal or a fatal failure.
-pub async fn serve(arguments: ServeArguments, loader: Arc<dyn EngineLoader>) -> Result<(), Failure> {
+pub async fn serve(
+    arguments: ServeArguments,
+    loader: Arc<dyn EngineLoader>,
+    mut signals: Signals,
+) -> Result<(), Failure> {
     let config = read_config(&arguments.file)?;
     let listeners = bind(&arguments).await?;
     let repository = Arc::new(ModelRepository::default());
@@ -80,6 +117,7 @@ pub async fn serve(arguments: ServeArguments, loader: Arc<dyn EngineLoader>) -> 
         metrics: metrics.clone(),
         limits: Limits { max_request_bytes: arguments.max_request_bytes },
         intake: intake(&arguments)?,
+        max_connections: server::connections_within(machine::raise_open_files()),
         drain_timeout: arguments.drain_timeout.get(),
     };
     let shutdown = async move {
@@ -95,7 +133,11 @@ pub async fn serve(arguments: ServeArguments, loader: Arc<dyn EngineLoader>) -> 
         started = starting.run() => Some(started.inspect_err(|failure| {
             repository.set(&name, ModelState::Failed(failure.clone()));
         })?),
-        () = interrupted(&arguments, &service) => None,
+        _ = signals.next() => {
+            service.start_draining();
+            tracing::info!("told to stop before the model was ready");
+            None
+        }
     };
     let mut outcome = Ok(());
     if let Some(model) = model {
@@ -105,7 +147,7 @@ pub async fn serve(arguments: ServeArguments, loader: Arc<dyn EngineLoader>) -> 
         repository.set(&name, ModelState::Ready(model));
         tracing::info!(model = name, "ready");
         tokio::select! {
-            () = interrupted(&arguments, &service) => {}
+            () = told_to_stop(&mut signals, arguments.shutdown_delay.get(), &service) => {}
             Some(failure) = fatalities.recv() => {
                 service.set_dead();
                 outcome = Err(failure);
@@ -122,14 +164,33 @@ pub async fn serve(arguments: ServeArguments, loader: Arc<dyn EngineLoader>) -> 
     outcome
 }
 
+/// Waits for a signal. After SIGTERM the server stays up, not ready, for the shutdown delay, since load balancers go on sending for
+/// a moment; a second signal cuts that short.
+async fn told_to_stop(signals: &mut Signals, shutdown_delay: Duration, service: &InferenceService) {
+    let delay = if signals.next().await == SignalKind::terminate() { shutdown_delay } else { Duration::ZERO };
+    service.start_draining();
+    tracing::info!(
+        delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+        "told to stop: not ready from now on"
+    );
+    tokio::select! {
+        () = tokio::time::sleep(delay) => {}
+        _ = signals.next() => {}
+    }
+}
+
 /// The bound on all requests, which must leave room for the largest.
 fn intake(arguments: &ServeArguments) -> Result<Intake, Failure> {
     let largest = arguments.max_request_bytes;
-    let most = arguments.max_inflight_bytes.unwrap_or(largest.saturating_mul(DEFAULT_INFLIGHT_REQUESTS));
+    let by_default = || {
+        let most = largest.saturating_mul(DEFAULT_INFLIGHT_REQUESTS);
+        machine::memory_limit().map_or(most, |limit| most.min(limit / DEFAULT_MEMORY_PART)).max(largest)
+    };
+    let most = arguments.max_inflight_bytes.unwrap_or_else(by_default);
     if most < largest {
-        let message =
-            format!("--max-inflight-bytes is {most}: it must be at least --max-request-bytes, which is {largest}");
-        return Err(Failure::new(FailurePhase::Configure, FailureReason::SpecInvalid, message));
+        return Err(misused(format!(
+            "--max-inflight-bytes is {most}: it must be at least --max-request-bytes, which is {largest}"
+        )));
     }
     Ok(Intake::new(most))
 }
@@ -175,11 +236,15 @@ impl Starting {
 }
 
 async fn bind(arguments: &ServeArguments) -> Result<Listeners, Failure> {
-    let bind = async |address: std::net::SocketAddr, flag: &str| {
-        TcpListener::bind(address).await.map_err(|error| {
-            let message = format!("listening on {address}: {error}; choose another address with {flag}");
-            Failure::new(FailurePhase::Configure, FailureReason::SpecInvalid, message)
-        })
+    let bind = async |address: SocketAddr, flag: &str| {
+        let mut listener = TcpListener::bind(address).await;
+        // "Every address" means those of IPv4 where there is no IPv6.
+        if listener.is_err() && address.ip() == Ipv6Addr::UNSPECIFIED {
+            let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+            listener = TcpListener::bind(address).await;
+        }
+        listener
+            .map_err(|error| misused(format!("listening on {address}: {error}; choose another address with {flag}")))
     };
     let listeners = Listeners {
         rest: bind(arguments.http_address, "--http-address").await?,
@@ -194,30 +259,6 @@ async fn bind(arguments: &ServeArguments) -> Result<Listeners, Failure> {
         "listening"
     );
     Ok(listeners)
-}
-
-/// Waits for SIGTERM or SIGINT. After SIGTERM the server stays up, not ready, for the shutdown delay, since load balancers go on
-/// sending for a moment; a second signal cuts that short.
-async fn interrupted(arguments: &ServeArguments, service: &InferenceService) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("signals cannot be received here; only SIGKILL will stop this process");
-        return std::future::pending().await;
-    };
-    let delay = tokio::select! {
-        _ = terminate.recv() => arguments.shutdown_delay.get(),
-        _ = interrupt.recv() => std::time::Duration::ZERO,
-    };
-    service.start_draining();
-    tracing::info!(
-        delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
-        "told to stop: not ready from now on"
-    );
-    tokio::select! {
-        () = tokio::time::sleep(delay) => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }
 
 /// Says why the model cannot be served: in the log for people, in the termination message for the operator.

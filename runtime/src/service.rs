@@ -93,12 +93,14 @@ impl InferenceService {
         self.repository.list().into_iter().map(|(name, _)| name).collect()
     }
 
-    /// `Ok` when this model (and version) is ready; `NotFound`, `NotReady` or `InvalidRequest` otherwise.
+    /// `Ok` when this model (and version) is ready and the server is not draining; `NotFound`, `NotReady` or `InvalidRequest`
+    /// otherwise.
     pub fn model_readiness(&self, model: &str, version: Option<&str>) -> Result<(), InferError> {
-        self.repository.get(model, version).map(drop)
+        self.repository.get(model, version)?;
+        if self.is_draining() { Err(InferError::NotReady("the server is draining".into())) } else { Ok(()) }
     }
 
-    /// Facts about a model. Errors: as [`Self::model_readiness`].
+    /// Facts about a model. Errors: `NotFound`, `NotReady` or `InvalidRequest`.
     pub fn model_metadata(&self, model: &str, version: Option<&str>) -> Result<ModelMetadata, InferError> {
         Ok(self.repository.get(model, version)?.metadata())
     }

@@ -216,6 +216,27 @@ fn a_relative_path_is_enough_and_an_inference_that_never_ends_does_not_keep_the_
 }
 
 #[test]
+fn a_program_that_is_told_to_stop_while_it_loads_stops_at_once_and_is_never_ready() {
+    let folder = TempDir::new().unwrap();
+    let archive = folder.path().join("endless.pt");
+    // Its warm-up never ends.
+    let source = "def forward(self, x):\n  while bool(x.sum() < 1):\n    x = x * 0\n  return x\n";
+    torch_shim::define_module(source, &[], &archive).unwrap();
+    let file = folder.path().join("model.yaml");
+    let model = "{inputs: [{name: x, datatype: FP32, shape: [1]}], warmup: {inputs: [{name: x, fill: '0'}]}}";
+    fs::write(&file, format!("source: {{uri: 'file://{}'}}\nmodel: {model}\n", archive.display())).unwrap();
+    for step in ["listening", "loading"] {
+        let mut serving = Serving::start(&file, &["--shutdown-delay=1h"]);
+        if step != "listening" {
+            serving.wait_for(step);
+        }
+        serving.signal("TERM");
+        serving.wait_for("told to stop before the model was ready");
+        assert_eq!(serving.child.wait().unwrap().code(), Some(0), "{step}");
+    }
+}
+
+#[test]
 fn a_draining_server_still_answers_and_ends_kept_connections() {
     let folder = TempDir::new().unwrap();
     let mut serving = Serving::start(&model(&folder), &["--shutdown-delay=20s"]);

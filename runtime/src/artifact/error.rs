@@ -298,7 +298,7 @@ impl ArtifactError {
                 "use a URL that opens without credentials, such as a presigned one, or an s3:// source with a Secret",
             ),
             Self::File { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound => Some("check the path; it is read inside the container"),
+                io::ErrorKind::NotFound => Some("check the path; in a pod it is read inside the container"),
                 io::ErrorKind::PermissionDenied => Some("let the user that runs the runtime read the file"),
                 _ => Some("name a regular file"),
             },

@@ -50,11 +50,3 @@ fn a_request_is_in_flight_until_its_guard_is_dropped() {
     drop(guard);
     assert!(metrics.encode().contains("torchmodel_inflight_requests{model=\"m\",version=\"1\"} 0\n"));
 }
-
-#[test]
-fn a_removed_version_is_no_longer_told() {
-    let metrics = Metrics::new();
-    let _model = metrics.model("m", "1");
-    metrics.remove_model("m", "1");
-    assert!(!metrics.encode().contains("version=\"1\""));
-}

@@ -85,7 +85,9 @@ impl RestError {
     fn message(&self) -> String {
         match self {
             Self::Infer(error) => error.to_string(),
-            Self::TooLarge(limit) => format!("the request body is longer than the limit of {limit} bytes"),
+            Self::TooLarge(limit) => {
+                format!("the request body is longer than the limit of {limit} bytes (--max-request-bytes)")
+            }
             Self::UnsupportedEncoding(encoding) => {
                 format!("Content-Encoding '{encoding}' is not supported, use gzip or deflate")
             }

@@ -35,6 +35,9 @@ use crate::{
 /// JSON below this is read and written where it is; more on a thread that may block, so that other requests go on.
 const INLINE_BYTES: usize = 1 << 20;
 
+/// How many times its own size a JSON text may become as tensors: `0,` is eight bytes of an INT64.
+const JSON_GROWTH: usize = 4;
+
 /// Handles one inference request.
 pub(super) async fn infer(State(app): State<App>, target: Result<Target, RestError>, request: Request) -> Response {
     let mut count = Count::new(&app.metrics);
@@ -71,7 +74,7 @@ async fn answer(
     let share = parts.extensions.remove::<Arc<Share>>();
     let body = body::read(&parts.headers, body, app.limits.max_request_bytes, share.as_ref()).await?;
     count.start = Instant::now();
-    let Decoded { mut request, form } = decode_body(app, head, body).await?;
+    let Decoded { mut request, form } = decode_body(app, head, body, share.as_ref()).await?;
     if let Some(share) = share {
         share.hold(&mut request.inputs)?;
     }
@@ -80,14 +83,20 @@ async fn answer(
     Ok(off_thread(is_large, move || encode(response, &form)).await?)
 }
 
-async fn decode_body(app: &App, head: Head, body: Bytes) -> Result<Decoded, RestError> {
+async fn decode_body(app: &App, head: Head, body: Bytes, share: Option<&Arc<Share>>) -> Result<Decoded, RestError> {
     let limits = app.limits;
     if head.header_length == Some(0) {
         let metadata = app.service.model_metadata(&head.model, head.version.as_deref())?;
         return Ok(decode_raw(&head, body, &metadata, limits)?);
     }
-    let is_large = head.header_length.unwrap_or(body.len()) > INLINE_BYTES;
-    Ok(off_thread(is_large, move || decode(&head, body, limits)).await?)
+    let json_bytes = head.header_length.unwrap_or(body.len());
+    let room = share.map(|share| share.room(json_bytes.saturating_mul(JSON_GROWTH))).transpose()?;
+    let decode = move || {
+        let decoded = decode(&head, body, limits);
+        drop(room);
+        decoded
+    };
+    Ok(off_thread(json_bytes > INLINE_BYTES, decode).await?)
 }
 
 /// Bytes of the outputs: a measure of how long their JSON takes.

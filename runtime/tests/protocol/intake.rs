@@ -74,3 +74,22 @@ async fn what_does_not_fit_beside_the_others_is_refused_until_they_are_answered(
     let line = "torchmodel_request_total{model=\"\",protocol=\"grpc\",code=\"overloaded\"} 1\n";
     assert!(metrics.contains(line), "{metrics}");
 }
+
+#[tokio::test]
+async fn json_is_counted_as_what_it_may_become_and_a_request_alone_always_fits() {
+    let server = Server::start_within(MAX_REQUEST_BYTES).await;
+    let json = |padding: usize| {
+        let padding = " ".repeat(padding);
+        format!(r#"{{"inputs":[{{"name":"input","shape":[1],"datatype":"FP32","data":[1{padding}]}}]}}"#)
+    };
+    let mut slow = TcpStream::connect(server.rest).await.unwrap();
+    let head = format!("{INFER} HTTP/1.1\r\nhost: t\r\n{}: {}\r\nconnection: close\r\n", RAW.0, RAW.1);
+    slow.write_all(format!("{head}content-length: {QUARTER}\r\n\r\n").as_bytes()).await.unwrap();
+    slow.write_all(&vec![0; QUARTER - 4]).await.unwrap();
+    while http(server.rest, INFER, &[], json(QUARTER).as_bytes()).await.status != 503 {}
+    assert_eq!(http(server.rest, INFER, &[], json(QUARTER / 2).as_bytes()).await.status, 200);
+
+    slow.write_all(&[0; 4]).await.unwrap();
+    slow.read_to_end(&mut Vec::new()).await.unwrap();
+    assert_eq!(http(server.rest, INFER, &[], json(QUARTER).as_bytes()).await.status, 200);
+}

@@ -95,6 +95,7 @@ impl Server {
             metrics,
             limits: Limits { max_request_bytes: MAX_REQUEST_BYTES },
             intake: Intake::new(max_inflight_bytes),
+            max_connections: 1000,
             drain_timeout: Duration::from_secs(20),
         };
         let (stop, stopped) = oneshot::channel::<()>();

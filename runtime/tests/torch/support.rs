@@ -73,6 +73,7 @@ pub async fn serve((model, metrics): (Model, Metrics)) -> Served {
         metrics: metrics.clone(),
         limits: Limits::default(),
         intake: Intake::new(usize::MAX),
+        max_connections: 1000,
         drain_timeout: Duration::from_secs(10),
     };
     let server = tokio::spawn(server::serve(listeners, serving, async { drop(stopped.await) }));

@@ -79,7 +79,10 @@ fn load() -> Result<(), String> {
         let folder: PathBuf = program.parent()?.parent()?.join("lib");
         folder.join("libtorch_cuda.so").exists().then_some(folder)
     });
-    torch_shim::load_cuda(beside.as_deref())
+    torch_shim::load_cuda(beside.as_deref()).map_err(|error| match beside {
+        Some(_) => error,
+        None => format!("there are no CUDA libraries here (in a pod: use the runtime-cuda image): {error}"),
+    })
 }
 
 #[cfg(test)]
