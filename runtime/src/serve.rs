@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    io::Write as _,
+    io::{self, Write as _},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     sync::Arc,
@@ -13,7 +13,7 @@ use std::{
 };
 
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
 };
@@ -35,6 +35,8 @@ use crate::{
     service::InferenceService,
 };
 
+/// Connections that the system keeps while they are not accepted, so that a burst of clients is not turned away.
+const BACKLOG: u32 = 1024;
 /// How many of the largest requests are taken at one time.
 const DEFAULT_INFLIGHT_REQUESTS: usize = 4;
 /// The part of a container's memory that requests may take: one in so many.
@@ -105,7 +107,7 @@ pub async fn serve(
     mut signals: Signals,
 ) -> Result<(), Failure> {
     let config = read_config(&arguments.file)?;
-    let listeners = bind(&arguments).await?;
+    let listeners = bind(&arguments)?;
     let repository = Arc::new(ModelRepository::default());
     let name = config.model.name.clone();
     repository.set(&name, ModelState::Loading);
@@ -235,21 +237,29 @@ impl Starting {
     }
 }
 
-async fn bind(arguments: &ServeArguments) -> Result<Listeners, Failure> {
-    let bind = async |address: SocketAddr, flag: &str| {
-        let mut listener = TcpListener::bind(address).await;
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restarted server gets its port back at once.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn bind(arguments: &ServeArguments) -> Result<Listeners, Failure> {
+    let bind = |address: SocketAddr, flag: &str| {
+        let mut listener = listen(address);
         // "Every address" means those of IPv4 where there is no IPv6.
         if listener.is_err() && address.ip() == Ipv6Addr::UNSPECIFIED {
             let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-            listener = TcpListener::bind(address).await;
+            listener = listen(address);
         }
         listener
             .map_err(|error| misused(format!("listening on {address}: {error}; choose another address with {flag}")))
     };
     let listeners = Listeners {
-        rest: bind(arguments.http_address, "--http-address").await?,
-        grpc: bind(arguments.grpc_address, "--grpc-address").await?,
-        admin: bind(arguments.metrics_address, "--metrics-address").await?,
+        rest: bind(arguments.http_address, "--http-address")?,
+        grpc: bind(arguments.grpc_address, "--grpc-address")?,
+        admin: bind(arguments.metrics_address, "--metrics-address")?,
     };
     let shown = |listener: &TcpListener| listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
     tracing::info!(
