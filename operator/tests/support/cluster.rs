@@ -115,7 +115,7 @@ impl Operator {
     pub async fn start(server: &ApiServer, identity: Identity, flags: &[&str]) -> Self {
         let args = Args::try_parse_from([&["torchmodel-operator", "--listen=127.0.0.1:0"], flags].concat()).unwrap();
         if std::env::var_os("RUST_LOG").is_some() {
-            torchmodel_operator::telemetry::init(&args);
+            torchmodel_operator::telemetry::init(&args).unwrap();
         }
         let listener = TcpListener::bind(args.listen).await.unwrap();
         let address = listener.local_addr().unwrap();
