@@ -101,10 +101,11 @@ lint: libtorch ## Format, lints (clippy pedantic, no warnings), builds without l
 	@$(call say,format)
 	@$(CARGO) fmt --all --check
 	@$(call say,lints)
-	@$(CARGO) clippy --quiet --locked --workspace --all-targets -- -D warnings
-	@$(CARGO) clippy --quiet --locked -p torchmodel-runtime --no-default-features --all-targets -- -D warnings
+	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@$(call say,lints without libtorch)
+	@$(CARGO) clippy --locked -p torchmodel-runtime --no-default-features --all-targets -- -D warnings
 	@$(call say,documentation)
-	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --locked --workspace --no-deps
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 
 .PHONY: test-code
 test-code: libtorch cluster-programs demo-files ## Unit and integration tests, with a real API server and a real S3 server
