@@ -27,8 +27,7 @@ demo: runtime demo-files ## Serve a real model on this machine and ask it about 
 	@examples/demo.sh
 
 .PHONY: cluster-demo
-cluster-demo: ## The same on a real Kubernetes cluster, which it starts and removes again (root)
-	@$(MAKE) image-files demo-files cluster-up
+cluster-demo: image-files demo-files ## The same on a real Kubernetes cluster, which it starts and removes again (root)
 	@examples/cluster-demo.sh
 
 .PHONY: test
@@ -102,10 +101,11 @@ lint: libtorch ## Format, lints (clippy pedantic, no warnings), builds without l
 	@$(call say,format)
 	@$(CARGO) fmt --all --check
 	@$(call say,lints)
-	@$(CARGO) clippy --quiet --locked --workspace --all-targets -- -D warnings
-	@$(CARGO) clippy --quiet --locked -p torchmodel-runtime --no-default-features --all-targets -- -D warnings
+	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@$(call say,lints without libtorch)
+	@$(CARGO) clippy --locked -p torchmodel-runtime --no-default-features --all-targets -- -D warnings
 	@$(call say,documentation)
-	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --locked --workspace --no-deps
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 
 .PHONY: test-code
 test-code: libtorch cluster-programs demo-files ## Unit and integration tests, with a real API server and a real S3 server
@@ -117,7 +117,10 @@ test-cluster: demo-files ## End-to-end tests on the local cluster, or on the one
 	@$(call say,end-to-end tests)
 	@tests/end-to-end.sh
 
+# What was built, of all that is in target; tmp is cargo's, for tests.
+BUILT := debug release doc tmp image images
+
 .PHONY: clean
 clean: ## Remove what was built, but not what was downloaded
-	@$(CARGO) clean --quiet 2>/dev/null || true
-	@rm -rf $(IMAGE) target/images
+	@! tests/cluster/is-up.sh || { echo "error: the local cluster is up; run \`make cluster-down\` first" >&2; exit 1; }
+	@rm -rf $(BUILT:%=target/%)

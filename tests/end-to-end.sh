@@ -4,10 +4,13 @@
 # Where KUBECONFIG is set, on that one: OPERATOR_IMAGE and RUNTIME_IMAGE name images that its nodes can pull (make image-files;
 # the Dockerfile builds them), S3_ENDPOINT, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY an S3 server that this machine and the
 # pods reach, with a bucket "models" (S3_BUCKET, S3_REGION). kubectl and helm must be on PATH. Otherwise on the local one
-# (tests/cluster), which is started for it, and ended again unless it ran before. Arguments go to the tests: a part of a name, --list.
+# (tests/cluster), which is started for it, and ended again unless it ran before. Neither may have the chart installed already.
+# Arguments go to the tests: a part of a name, --list.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 logs=$PWD/target/cluster/logs
+# For downloads; the local cluster is on this machine.
+PROXIES=(http_proxy https_proxy HTTP_PROXY HTTPS_PROXY all_proxy ALL_PROXY)
 
 say() { printf '%s\n' "$*"; }
 die() {
@@ -33,28 +36,44 @@ own_cluster() {
 	done
 	[[ ${#missing[@]} -eq 0 ]] ||
 		die "KUBECONFIG names a cluster, but ${missing[*]} are not set; the first lines of $0 say what they are. Unset KUBECONFIG to use the local cluster."
-	command -v kubectl helm >/dev/null || die "kubectl and helm must be on PATH"
-	trap 'finish $?' EXIT
+	for name in kubectl helm; do
+		command -v "$name" >/dev/null || die "$name is not on PATH; tests on a cluster of your own need kubectl and helm"
+	done
 	kubectl version >/dev/null || die "the cluster that KUBECONFIG names does not answer"
+	refuse_installed_chart
+	trap 'finish $?' EXIT
+}
+
+# The tests install the chart themselves, and its CustomResourceDefinition can belong to one release alone.
+refuse_installed_chart() {
+	local crd=torchmodels.serving.torchmodel.dev owner
+	owner=$(kubectl get crd $crd --ignore-not-found --output \
+		'jsonpath=name="{.metadata.annotations.meta\.helm\.sh/release-name}", namespace="{.metadata.annotations.meta\.helm\.sh/release-namespace}"') ||
+		die "the cluster does not say whether it has the CustomResourceDefinition $crd"
+	[[ -z $owner ]] || die "the cluster has the CustomResourceDefinition $crd already (helm release: $owner), and the tests install their own.
+Use another cluster; or uninstall that release, and run: kubectl delete crd $crd   (which deletes every TorchModel)"
 }
 
 # The local cluster, with images of what is built now.
 local_cluster() {
-	was_up=
-	[[ ! -e target/cluster/kubeconfig ]] || was_up=yes
+	is_local=yes was_up=
 	make image-files
+	export KUBECONFIG=$PWD/target/cluster/kubeconfig PATH=$PWD/target/cluster/bin:$PATH
+	if tests/cluster/is-up.sh; then
+		was_up=yes
+		unset "${PROXIES[@]}"
+		refuse_installed_chart
+	fi
 	trap 'finish $?' EXIT
 	tests/cluster/up.sh
 	tests/cluster/images.sh operator runtime
+	unset "${PROXIES[@]}"
 	set -a
 	# shellcheck disable=SC1091 # written by up.sh and images.sh
 	source target/cluster/s3.env
 	# shellcheck disable=SC1091
 	source target/cluster/images.env
 	set +a
-	export KUBECONFIG=$PWD/target/cluster/kubeconfig PATH=$PWD/target/cluster/bin:$PATH
-	unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY all_proxy ALL_PROXY
-	is_local=yes
 }
 
 # Whatever happened: tells of a failure, and leaves the cluster and the machine as they were.
@@ -63,7 +82,7 @@ finish() {
 	trap - EXIT
 	[[ $status -eq 0 ]] || collect
 	remove_tests
-	if [[ ${is_local-} || ! ${KUBECONFIG-} ]] && [[ ! ${was_up-} ]]; then
+	if [[ ${is_local-} && ! $was_up ]]; then
 		unset KUBECONFIG
 		tests/cluster/down.sh || status=1
 		tests/cluster/verify-clean.sh || status=1

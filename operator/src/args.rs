@@ -29,8 +29,9 @@ pub struct Args {
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_variable)]
     pub runtime_env: Vec<(String, String)>,
 
-    /// Address of /healthz, /readyz and /metrics
-    #[arg(long, value_name = "ADDRESS", env = "TORCHMODEL_LISTEN", default_value = "0.0.0.0:8080")]
+    /// Address of /healthz, /readyz and /metrics. `[::]` is every address, IPv4 and IPv6, and where there is no IPv6, every one of
+    /// IPv4
+    #[arg(long, value_name = "ADDRESS", env = "TORCHMODEL_LISTEN", default_value = "[::]:8080")]
     pub listen: SocketAddr,
 
     /// Whether replicas of the operator elect a leader, so that only one writes

@@ -22,6 +22,7 @@ use controller::Controllers;
 use leadership::Leadership;
 use metrics::Metrics;
 use server::Health;
+pub use server::bind;
 
 /// Field manager of every child object.
 pub const FIELD_MANAGER: &str = "torchmodel-operator";

@@ -2,13 +2,13 @@
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use torchmodel_operator::{Args, Process, run, shutdown_signal, telemetry};
+use torchmodel_operator::{Args, Process, bind, run, shutdown_signal, telemetry};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    telemetry::init(&args);
+    telemetry::init(&args).map_err(anyhow::Error::msg)?;
     let client = kube::Client::try_default().await.context("connecting to the Kubernetes API server")?;
-    let listener = tokio::net::TcpListener::bind(args.listen).await.context("binding the health and metrics port")?;
+    let listener = bind(args.listen).await.with_context(|| format!("binding --listen {}", args.listen))?;
     run(Process { client, listener, args }, shutdown_signal()).await.context("running the operator")
 }

@@ -6,6 +6,8 @@
 mod api_server;
 #[path = "support/cluster.rs"]
 mod cluster;
+#[path = "support/helm.rs"]
+mod helm;
 
 use std::{
     io::{Read as _, Write as _},

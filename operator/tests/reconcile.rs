@@ -10,6 +10,8 @@ mod children;
 mod cluster;
 #[path = "reconcile/failures.rs"]
 mod failures;
+#[path = "support/helm.rs"]
+mod helm;
 #[path = "reconcile/manifests.rs"]
 mod manifests;
 

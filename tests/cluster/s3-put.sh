@@ -24,7 +24,8 @@ trap 'rm -f "$ANSWER"' EXIT
 
 if [[ ${1-} == --bucket ]]; then
 	s3 /dev/null "$S3_ENDPOINT/$S3_BUCKET"
-elif [[ $# -eq 2 && -f $1 ]]; then
+elif [[ $# -eq 2 ]]; then
+	[[ -f $1 ]] || die "no file $1"
 	[[ $2 =~ ^[A-Za-z0-9._/-]+$ ]] || die "the key '$2' has characters other than letters, digits and . _ / -"
 	s3 "$1" "$S3_ENDPOINT/$S3_BUCKET/$2"
 	say "s3://$S3_BUCKET/$2: $(size_of "$1")"

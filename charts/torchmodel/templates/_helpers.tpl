@@ -29,9 +29,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- .Values.serviceAccount.name | default (include "torchmodel.fullname" .) -}}
 {{- end -}}
 
-{{/* REPOSITORY:TAG of an image; call with (dict "image" … "root" $). */}}
+{{/* REPOSITORY@DIGEST or REPOSITORY:TAG of an image; call with (dict "image" … "root" $). */}}
 {{- define "torchmodel.image" -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" .image.repository .image.digest -}}
+{{- else -}}
 {{- printf "%s:%s" .image.repository (.image.tag | default .root.Chart.AppVersion) -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Namespaces that are watched, as JSON; of use only with scope.namespaced. */}}

@@ -28,7 +28,7 @@
 # Why a pod does not serve stands in its status.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 # Each change of readiness is an event; the same one again is counted on the first.
 - apiGroups: [events.k8s.io]
   resources: [events]

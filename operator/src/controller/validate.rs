@@ -17,7 +17,6 @@ use crate::Args;
 
 /// Where the source's volume is mounted.
 pub const SOURCE_MOUNT: &str = "/mnt/source";
-const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 const DEFAULT_PROGRESS_DEADLINE: Duration = Duration::from_secs(600);
 const DEFAULT_ACCELERATOR: &str = "nvidia.com/gpu";
 
@@ -63,8 +62,8 @@ pub struct ValidatedModel {
     pub node_selector: BTreeMap<String, String>,
     /// Number of pods.
     pub replicas: i32,
-    /// Time that requests have to finish.
-    pub drain_timeout: Duration,
+    /// Time that requests have to finish. `None`: what the pod's environment says.
+    pub drain_timeout: Option<Duration>,
     /// Time within which a rollout must make progress, seconds.
     pub progress_deadline_s: i32,
     /// ServiceAccount of the pods.
@@ -144,11 +143,7 @@ pub fn validate(dereferenced: &Dereferenced, defaults: &Defaults) -> Result<Vali
             .map(|accelerator| accelerator.node_selector.clone())
             .unwrap_or_default(),
         replicas: spec.replicas.unwrap_or(1),
-        drain_timeout: spec
-            .drain
-            .as_ref()
-            .and_then(|drain| drain.timeout)
-            .map_or(DEFAULT_DRAIN, torchmodel_crds::Duration::get),
+        drain_timeout: spec.drain.as_ref().and_then(|drain| drain.timeout).map(torchmodel_crds::Duration::get),
         progress_deadline_s: progress_deadline_s(spec)?,
         service_account: match &spec.service_account_name {
             Some(name) => ServiceAccountChoice::Named(name.clone()),

@@ -4,12 +4,11 @@
 //! removes their folder, when the pipe from the test process closes: also after a panic or a kill.
 
 use std::{
-    env,
     fmt::Write as _,
     fs,
     io::{BufRead as _, BufReader},
     net::TcpListener,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -20,6 +19,8 @@ use kube::{
 };
 use serde_json::{Value, json};
 
+use crate::helm::programs;
+
 /// User whose every request is allowed.
 const ADMIN_TOKEN: &str = "admin-token";
 const START_TIMEOUT: Duration = Duration::from_secs(90);
@@ -28,7 +29,6 @@ const START_TIMEOUT: Duration = Duration::from_secs(90);
 pub struct ApiServer {
     url: String,
     folder: PathBuf,
-    programs: PathBuf,
     // Closing its standard input ends everything.
     _supervisor: Child,
 }
@@ -69,7 +69,6 @@ impl ApiServer {
     /// # Panics
     /// When the programs are missing or the server does not become ready.
     pub fn start() -> Self {
-        let programs = programs();
         let folder = tempfile::Builder::new().prefix("torchmodel-api-").tempdir().unwrap().keep();
         let (etcd_port, peer_port, port) = free_ports();
         fs::write(folder.join("tokens.csv"), format!("{ADMIN_TOKEN},admin,admin,system:masters\n")).unwrap();
@@ -79,7 +78,7 @@ impl ApiServer {
         let supervisor = Command::new("bash")
             .args(["-c", SUPERVISOR])
             .env("FOLDER", &folder)
-            .env("PROGRAMS", &programs)
+            .env("PROGRAMS", programs())
             .env("ETCD_PORT", etcd_port.to_string())
             .env("PEER_PORT", peer_port.to_string())
             .env("PORT", port.to_string())
@@ -88,7 +87,7 @@ impl ApiServer {
             .stderr(Stdio::null())
             .spawn()
             .expect("bash runs");
-        let server = Self { url: format!("https://127.0.0.1:{port}"), folder, programs, _supervisor: supervisor };
+        let server = Self { url: format!("https://127.0.0.1:{port}"), folder, _supervisor: supervisor };
         server.wait_until_ready();
         server
     }
@@ -160,25 +159,6 @@ impl ApiServer {
         }
         writes
     }
-
-    /// The manifests that `helm template` makes of the chart.
-    pub fn render_chart(&self, release: &str, namespace: &str, values: &Value) -> Vec<Value> {
-        let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/torchmodel");
-        let file = self.folder.join(format!("values-{release}-{namespace}.json"));
-        fs::write(&file, values.to_string()).unwrap();
-        let output = Command::new(self.programs.join("helm"))
-            .args(["template", release, "--namespace", namespace, "--values"])
-            .args([&file, &chart])
-            .env("HOME", &self.folder)
-            .output()
-            .expect("helm runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8(output.stdout).unwrap();
-        serde_yaml::Deserializer::from_str(&text)
-            .map(|document| serde::Deserialize::deserialize(document).unwrap())
-            .filter(|document: &Value| !document.is_null())
-            .collect()
-    }
 }
 
 fn http_get(path: &str) -> axum::http::Request<Vec<u8>> {
@@ -190,18 +170,4 @@ fn free_ports() -> (u16, u16, u16) {
     let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let [etcd, peer, port] = listeners.map(|listener| listener.local_addr().unwrap().port());
     (etcd, peer, port)
-}
-
-/// The folder with kube-apiserver, etcd and helm.
-fn programs() -> PathBuf {
-    let folder = env::var_os("TORCHMODEL_CLUSTER_BIN")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/programs"), PathBuf::from);
-    for program in ["kube-apiserver", "etcd", "helm"] {
-        assert!(
-            folder.join(program).exists(),
-            "there is no {program} in {}: run `make cluster-programs`, or name another folder with TORCHMODEL_CLUSTER_BIN",
-            folder.display()
-        );
-    }
-    folder.canonicalize().unwrap()
 }

@@ -27,7 +27,10 @@ use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use torchmodel_crds::{TorchModel, TorchModelStatus};
 use torchmodel_operator::{Args, Error, Process, run};
 
-use crate::api_server::{ApiServer, Identity};
+use crate::{
+    api_server::{ApiServer, Identity},
+    helm::render_chart,
+};
 
 /// Longest that anything here may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,7 +67,7 @@ pub async fn install_chart(server: &ApiServer, release: &str, namespace: &str, v
     let client = server.client(&Identity::Admin).await;
     create_namespace(&client, namespace).await;
     let mut account = String::new();
-    for manifest in server.render_chart(release, namespace, &values) {
+    for manifest in render_chart(release, namespace, &values).unwrap() {
         let object: DynamicObject = serde_json::from_value(manifest).unwrap();
         let types = object.types.clone().unwrap();
         match types.kind.as_str() {
@@ -115,7 +118,7 @@ impl Operator {
     pub async fn start(server: &ApiServer, identity: Identity, flags: &[&str]) -> Self {
         let args = Args::try_parse_from([&["torchmodel-operator", "--listen=127.0.0.1:0"], flags].concat()).unwrap();
         if std::env::var_os("RUST_LOG").is_some() {
-            torchmodel_operator::telemetry::init(&args);
+            torchmodel_operator::telemetry::init(&args).unwrap();
         }
         let listener = TcpListener::bind(args.listen).await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -3,8 +3,6 @@
 //! Invariants: the security context is the one that the "restricted" Pod Security Standard asks for; nothing here depends on
 //! the operator's version.
 
-use std::iter;
-
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HTTPGetAction,
@@ -25,16 +23,20 @@ const CACHE_MOUNT: &str = "/var/cache/torchmodel";
 const TEMPORARY_MOUNT: &str = "/tmp";
 /// The user "nonroot" of common base images.
 const USER: i64 = 65532;
-/// How long a pod that was told to stop goes on answering, since load balancers go on sending: written into the pod, where the
-/// operator's flags and the manifest may say something else.
-const SHUTDOWN_DELAY: (&str, &str) = ("TORCHMODEL_SHUTDOWN_DELAY", "3s");
+/// How long a pod that was told to stop goes on answering, since load balancers go on sending.
+const SHUTDOWN_DELAY: Span = Span { flag: "--shutdown-delay", variable: "TORCHMODEL_SHUTDOWN_DELAY", default: "3s" };
+/// How long requests in flight may take after that.
+const DRAIN_TIMEOUT: Span = Span { flag: "--drain-timeout", variable: "TORCHMODEL_DRAIN_TIMEOUT", default: "30s" };
 /// Time between the end of the drain and the kill.
 const GRACE_AFTER_DRAIN: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// The template of a model's pods, which read the ConfigMap of that name.
 pub fn build_pod_template(model: &ValidatedModel, config_map: &str) -> PodTemplateSpec {
     let environment = environment(model);
-    let grace = model.drain_timeout.saturating_add(shutdown_delay(&environment)).saturating_add(GRACE_AFTER_DRAIN);
+    let grace = [&SHUTDOWN_DELAY, &DRAIN_TIMEOUT]
+        .map(|span| span.get(&model.container.args, &environment))
+        .into_iter()
+        .fold(GRACE_AFTER_DRAIN, std::time::Duration::saturating_add);
     PodTemplateSpec {
         metadata: Some(ObjectMeta { labels: Some(labels(model)), ..ObjectMeta::default() }),
         spec: Some(PodSpec {
@@ -98,36 +100,46 @@ fn build_container(model: &ValidatedModel, environment: Vec<EnvVar>) -> Containe
     }
 }
 
-/// What the pod is told about the delay. A value that the runtime will refuse, or that only the pod will know, counts as the default.
-fn shutdown_delay(environment: &[EnvVar]) -> std::time::Duration {
-    let (name, default) = SHUTDOWN_DELAY;
-    let said = environment.iter().find(|variable| variable.name == name).and_then(|variable| variable.value.as_deref());
-    let parsed = [said, Some(default)].into_iter().flatten().find_map(|text| text.parse::<Duration>().ok());
-    parsed.map_or(std::time::Duration::ZERO, Duration::get)
+/// A span of time that the runtime takes from a flag, or else from its environment.
+struct Span {
+    flag: &'static str,
+    variable: &'static str,
+    default: &'static str,
 }
 
-/// Environment by rising precedence: defaults, the operator's flags, what the pod's own layout asks for, the manifest. A name
-/// stands once.
+impl Span {
+    /// What the runtime will make of it. A value that it will refuse, or that only the pod will know, counts as the default.
+    fn get(&self, args: &[String], environment: &[EnvVar]) -> std::time::Duration {
+        // `--flag=VALUE`, or `--flag` and then `VALUE`.
+        let flag = args.iter().enumerate().find_map(|(at, arg)| match arg.strip_prefix(self.flag)? {
+            "" => args.get(at + 1).map(String::as_str),
+            rest => rest.strip_prefix('='),
+        });
+        let said = flag.or_else(|| environment.iter().find(|entry| entry.name == self.variable)?.value.as_deref());
+        let parsed = [said, Some(self.default)].into_iter().flatten().find_map(|text| text.parse::<Duration>().ok());
+        parsed.map_or(std::time::Duration::ZERO, Duration::get)
+    }
+}
+
+/// Environment by rising precedence: defaults, the operator's flags (the chart's `runtime.env`), what the pod's own layout and
+/// the fields of the manifest ask for, `spec.runtime.env`. A name stands once. The runtime's flags, in `spec.runtime.args`,
+/// win over all of it.
 fn environment(model: &ValidatedModel) -> Vec<EnvVar> {
-    let mut layout = vec![
-        ("HOME", TEMPORARY_MOUNT.to_owned()),
-        ("TORCHMODEL_CACHE_DIR", CACHE_MOUNT.to_owned()),
-        ("TORCHMODEL_DRAIN_TIMEOUT", Duration::from(model.drain_timeout).to_string()),
-    ];
+    let defaults = [&SHUTDOWN_DELAY, &DRAIN_TIMEOUT].map(|span| variable(span.variable, span.default));
+    let flags = model.container.default_env.iter().map(|(name, value)| variable(name, value));
+    let mut layout = vec![variable("HOME", TEMPORARY_MOUNT), variable("TORCHMODEL_CACHE_DIR", CACHE_MOUNT)];
+    if let Some(timeout) = model.drain_timeout {
+        layout.push(variable(DRAIN_TIMEOUT.variable, &Duration::from(timeout).to_string()));
+    }
     // Whoever pays for a GPU must not be served by the CPU without being told.
     if model.container.has_accelerator {
-        layout.push(("TORCHMODEL_DEVICE", "cuda".to_owned()));
+        layout.push(variable("TORCHMODEL_DEVICE", "cuda"));
     }
     if model.credentials.is_some() {
-        layout.push(("TORCHMODEL_CREDENTIALS_DIR", CREDENTIALS_MOUNT.to_owned()));
+        layout.push(variable("TORCHMODEL_CREDENTIALS_DIR", CREDENTIALS_MOUNT));
     }
-    let (name, default) = SHUTDOWN_DELAY;
-    let flags = model.container.default_env.iter().map(|(name, value)| variable(name, value));
-    let layout = layout.iter().map(|(name, value)| variable(name, value));
     let mut environment: Vec<EnvVar> = Vec::new();
-    for entry in
-        iter::once(variable(name, default)).chain(flags).chain(layout).chain(model.container.env.iter().cloned())
-    {
+    for entry in defaults.into_iter().chain(flags).chain(layout).chain(model.container.env.iter().cloned()) {
         match environment.iter_mut().find(|known| known.name == entry.name) {
             Some(known) => *known = entry,
             None => environment.push(entry),
@@ -196,11 +208,13 @@ fn port(name: &str, port: i32) -> ContainerPort {
     }
 }
 
+/// A question to the port for metrics, which clients do not use: however many connections they keep open on theirs, kubelet is
+/// heard.
 fn probe(path: &str) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.to_owned()),
-            port: IntOrString::String("http".to_owned()),
+            port: IntOrString::String("metrics".to_owned()),
             ..HTTPGetAction::default()
         }),
         ..Probe::default()

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::controller::{
     dereference::{Dereferenced, testing::dereferenced},
-    validate::{testing::defaults, validate},
+    validate::{Defaults, testing::defaults, validate},
 };
 
 fn children(spec: &Value) -> Children<Prepared> {
@@ -61,24 +61,45 @@ fn a_volume_is_mounted_and_the_runtime_reads_a_file() {
     assert_eq!((mount.mount_path.as_str(), mount.read_only), ("/mnt/source", Some(true)));
 }
 
+/// The grace period of the pods of a manifest with this drain timeout, environment and these arguments, where the operator's
+/// flags say `flags`.
+fn grace_s(drain: Option<&str>, env: &[(&str, &str)], args: &[&str], flags: &[(&str, &str)]) -> i64 {
+    let env: Vec<_> = env.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+    let spec = json!({
+        "source": {"uri": "s3://models/vad.pt"}, "drain": {"timeout": drain}, "runtime": {"env": env, "args": args},
+    });
+    let env = flags.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let defaults = Defaults { env, ..defaults() };
+    let children = build(&validate(&dereferenced("vad", &spec), &defaults).unwrap()).unwrap();
+    let pod = children.deployment.spec.unwrap().template.spec.unwrap();
+    pod.termination_grace_period_seconds.unwrap()
+}
+
 #[test]
 fn a_pod_has_time_for_the_delay_the_drain_and_a_rest() {
-    for (drain, delay, seconds) in [
-        ("30s", None, 43),
-        ("1m", None, 73),
-        ("1m", Some("20s"), 90),
-        ("500ms", Some("1500ms"), 12),
-        ("30s", Some("soon"), 43),
-        ("30s", Some("2000000h"), 7_200_000_040),
-    ] {
-        let env: Vec<_> =
-            delay.into_iter().map(|delay| json!({"name": "TORCHMODEL_SHUTDOWN_DELAY", "value": delay})).collect();
-        let children = children(&json!({
-            "source": {"uri": "s3://models/vad.pt"}, "drain": {"timeout": drain}, "runtime": {"env": env},
-        }));
-        let pod = children.deployment.spec.unwrap().template.spec.unwrap();
-        assert_eq!(pod.termination_grace_period_seconds, Some(seconds), "{drain} after {delay:?}");
-    }
+    const DELAY: &str = "TORCHMODEL_SHUTDOWN_DELAY";
+    assert_eq!(grace_s(None, &[], &[], &[]), 3 + 30 + 10);
+    assert_eq!(grace_s(Some("1m"), &[], &[], &[]), 73);
+    assert_eq!(grace_s(Some("1m"), &[(DELAY, "20s")], &[], &[]), 90);
+    assert_eq!(grace_s(Some("500ms"), &[(DELAY, "1500ms")], &[], &[]), 12);
+    assert_eq!(grace_s(Some("30s"), &[(DELAY, "soon")], &[], &[]), 43);
+    assert_eq!(grace_s(Some("30s"), &[(DELAY, "2000000h")], &[], &[]), 7_200_000_040);
+}
+
+#[test]
+fn a_pod_has_the_time_that_its_runtime_will_take_whoever_says_so() {
+    const DRAIN: &str = "TORCHMODEL_DRAIN_TIMEOUT";
+    let flags = [(DRAIN, "2m")];
+    // Each wins over those before: the operator's flags, the field, the manifest's environment, the runtime's flag.
+    assert_eq!(grace_s(None, &[], &[], &flags), 3 + 120 + 10);
+    assert_eq!(grace_s(Some("1m"), &[], &[], &flags), 73);
+    assert_eq!(grace_s(Some("1m"), &[(DRAIN, "5m")], &[], &flags), 313);
+    assert_eq!(grace_s(Some("1m"), &[(DRAIN, "5m")], &["--drain-timeout=10m"], &flags), 613);
+    assert_eq!(grace_s(None, &[], &["--log-format", "json", "--drain-timeout", "10m"], &[]), 613);
+    assert_eq!(grace_s(None, &[], &["--shutdown-delay=1m", "--drain-timeout", "10m"], &[]), 670);
+    // What is not that flag, or what the runtime refuses, changes nothing.
+    assert_eq!(grace_s(None, &[], &["--drain-timeouts=10m", "--drain-timeout"], &[]), 43);
+    assert_eq!(grace_s(None, &[], &["--drain-timeout=soon"], &[]), 43);
 }
 
 /// Label of the pod template and name of the revision.

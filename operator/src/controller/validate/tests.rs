@@ -13,7 +13,7 @@ fn check(spec: &Value) -> Result<ValidatedModel, Error> {
 fn defaults_are_filled_in() {
     let model = check(&json!({"source": {"uri": "s3://models/vad.pt"}})).unwrap();
     assert_eq!(model.model.name.as_deref(), Some("vad"));
-    assert_eq!((model.replicas, model.progress_deadline_s, model.drain_timeout), (1, 600, Duration::from_secs(30)));
+    assert_eq!((model.replicas, model.progress_deadline_s, model.drain_timeout), (1, 600, None));
     assert_eq!(model.container.image, "torchmodel-runtime:1");
     assert_eq!(model.service_account, ServiceAccountChoice::Own);
 }
