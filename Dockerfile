@@ -3,8 +3,9 @@
 #
 #   docker build --target runtime --tag torchmodel-runtime .
 #
-# builds everything from source (an old buildah wants --build-arg BINARIES=builder said as well). With BINARIES=prebuilt the images are made of the files that `make image-files` has put
-# into target/image/ (tests/cluster/images.sh does so, on a base image that it makes itself).
+# builds everything from source (an old buildah wants --build-arg BINARIES=builder said as well). With BINARIES=prebuilt the
+# images are made of the files that `make image-files` has put into target/image/ (tests/cluster/images.sh does so, on a base
+# image that it makes itself).
 ARG BASE_IMAGE=debian:bookworm-slim
 ARG BUILDER_IMAGE=rust:1.95-bookworm
 ARG BINARIES=builder
