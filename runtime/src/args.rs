@@ -68,7 +68,7 @@ pub struct ServeArguments {
     /// Device: auto (every GPU, or the CPU where there is none), cpu, cuda (every GPU), or cuda:N.
     #[arg(long, env = "TORCHMODEL_DEVICE", default_value = "auto")]
     pub device: String,
-    /// Address of the REST endpoint. Port 0 takes a free one; the log says which. [::] is every address, of IPv4 too.
+    /// Address of the REST endpoint. Port 0 takes a free one; the log says which. `[::]` is every address, of IPv4 too.
     #[arg(long, value_name = "ADDRESS", env = "TORCHMODEL_HTTP_ADDRESS", default_value = "[::]:8080")]
     pub http_address: SocketAddr,
     /// Address of the gRPC endpoint.

@@ -43,6 +43,9 @@ pub fn build_pod_template(model: &ValidatedModel, config_map: &str) -> PodTempla
             service_account_name: Some(service_account_name(model).to_owned()),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
+            // The first process of a namespace is deaf to signals until it listens, and loading libtorch comes before that: a pod
+            // deleted as it starts would stay for its whole grace period. With this, the sandbox's own process is the first.
+            share_process_namespace: Some(true),
             node_selector: (!model.node_selector.is_empty()).then(|| model.node_selector.clone()),
             security_context: Some(PodSecurityContext {
                 run_as_non_root: Some(true),
