@@ -74,6 +74,12 @@ impl Intake {
         Self { most, held: Arc::default() }
     }
 
+    /// Bytes that all requests hold now.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.load(Relaxed)
+    }
+
     /// Counts the bodies of requests whose path begins with `prefix`. What is over the bound fails with what `refuse` makes of it,
     /// once; what still comes after that is passed on uncounted, to be thrown away. Handlers find their [`Share`] among the
     /// request's extensions.
@@ -245,12 +251,12 @@ mod tests {
         let intake = Intake::new(100);
         let (share, mut body) = counted(&intake, chunks(&[60]));
         body.frame().await.unwrap().unwrap();
-        assert_eq!(intake.held.load(Relaxed), 60);
+        assert_eq!(intake.held(), 60);
 
         let (_other, mut refused) = counted(&intake, chunks(&[40, 1, 50]));
         refused.frame().await.unwrap().unwrap();
         assert_eq!(error_of(refused.frame().await), IntakeError::Full { held: 100, most: 100 });
-        assert_eq!(intake.held.load(Relaxed), 60, "what was refused holds nothing");
+        assert_eq!(intake.held(), 60, "what was refused holds nothing");
         assert_eq!(refused.frame().await.unwrap().unwrap().into_data().unwrap().len(), 50);
         assert!(refused.frame().await.is_none());
 
@@ -270,9 +276,9 @@ mod tests {
         drop(share);
         let slice = inputs[0].tensor.data().slice(3..5);
         drop(inputs);
-        assert_eq!((slice.as_ref(), intake.held.load(Relaxed)), (&[7, 7][..], 16));
+        assert_eq!((slice.as_ref(), intake.held()), (&[7, 7][..], 16));
         drop(slice);
-        assert_eq!(intake.held.load(Relaxed), 0);
+        assert_eq!(intake.held(), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -21,6 +21,13 @@ const RAW: (&str, &str) = ("inference-header-content-length", "0");
 /// A quarter of what one request may be.
 const QUARTER: usize = MAX_REQUEST_BYTES / 4;
 
+/// Waits until requests hold so much: what was sent was read, what was answered was given back.
+async fn until_held(server: &Server, bytes: usize) {
+    while server.intake.held() != bytes {
+        tokio::task::yield_now().await;
+    }
+}
+
 fn grpc_request() -> ModelInferRequest {
     let shape = vec![i64::try_from(QUARTER / 4).unwrap()];
     let input = InferInputTensor { name: "input".into(), datatype: "FP32".into(), shape, ..Default::default() };
@@ -40,14 +47,9 @@ async fn what_does_not_fit_beside_the_others_is_refused_until_they_are_answered(
     let mut slow = TcpStream::connect(server.rest).await.unwrap();
     slow.write_all(format!("{head}content-length: {MAX_REQUEST_BYTES}\r\n\r\n").as_bytes()).await.unwrap();
     slow.write_all(&vec![0; MAX_REQUEST_BYTES - 4]).await.unwrap();
+    until_held(&server, MAX_REQUEST_BYTES - 4).await;
 
-    // Until the server has read what was sent, there is room.
-    let refused = loop {
-        let answer = http(server.rest, INFER, &[RAW], &quarter).await;
-        if answer.status != 200 {
-            break answer;
-        }
-    };
+    let refused = http(server.rest, INFER, &[RAW], &quarter).await;
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{refused:?}");
     let error = refused.json()["error"].as_str().unwrap().to_owned();
     assert!(error.ends_with("may hold 4194304 (--max-inflight-bytes); try again later"), "{error}");
@@ -66,6 +68,7 @@ async fn what_does_not_fit_beside_the_others_is_refused_until_they_are_answered(
     let mut bytes = Vec::new();
     slow.read_to_end(&mut bytes).await.unwrap();
     assert_eq!(Answer::parse(&bytes).unwrap().status, 200);
+    until_held(&server, 0).await;
     let answer = http(server.rest, INFER, &[RAW], &quarter).await;
     assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body[..200.min(answer.body.len())]));
     grpc(server.grpc).await.model_infer(grpc_request()).await.unwrap();
@@ -86,10 +89,13 @@ async fn json_is_counted_as_what_it_may_become_and_a_request_alone_always_fits()
     let head = format!("{INFER} HTTP/1.1\r\nhost: t\r\n{}: {}\r\nconnection: close\r\n", RAW.0, RAW.1);
     slow.write_all(format!("{head}content-length: {QUARTER}\r\n\r\n").as_bytes()).await.unwrap();
     slow.write_all(&vec![0; QUARTER - 4]).await.unwrap();
-    while http(server.rest, INFER, &[], json(QUARTER).as_bytes()).await.status != 503 {}
+    until_held(&server, QUARTER - 4).await;
+    assert_eq!(http(server.rest, INFER, &[], json(QUARTER).as_bytes()).await.status, 503);
+    until_held(&server, QUARTER - 4).await;
     assert_eq!(http(server.rest, INFER, &[], json(QUARTER / 2).as_bytes()).await.status, 200);
 
     slow.write_all(&[0; 4]).await.unwrap();
     slow.read_to_end(&mut Vec::new()).await.unwrap();
+    until_held(&server, 0).await;
     assert_eq!(http(server.rest, INFER, &[], json(QUARTER).as_bytes()).await.status, 200);
 }
