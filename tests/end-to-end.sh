@@ -25,7 +25,8 @@ main() {
 		local_cluster
 	fi
 	export CARGO_TERM_PROGRESS_WHEN=${CARGO_TERM_PROGRESS_WHEN-never}
-	cargo test --locked --package torchmodel-tests --test cluster -- "$@"
+	# The same selection of packages as in `make test-code`: another one would unify features otherwise, and compile anew.
+	cargo test --locked --workspace --test cluster -- "$@"
 }
 
 # A cluster that the user has: what it cannot tell by itself must be in the environment.
