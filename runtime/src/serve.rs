@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::io::Errno;
 use tokio::{
     net::{TcpListener, TcpSocket},
     signal::unix::{Signal, SignalKind, signal},
@@ -248,8 +249,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 fn bind(arguments: &ServeArguments) -> Result<Listeners, Failure> {
     let bind = |address: SocketAddr, flag: &str| {
         let mut listener = listen(address);
-        // "Every address" means those of IPv4 where there is no IPv6.
-        if listener.is_err() && address.ip() == Ipv6Addr::UNSPECIFIED {
+        // "Every address" means those of IPv4 where the kernel has no IPv6.
+        let has_no_ipv6 = |error: &io::Error| error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error());
+        if address.ip() == Ipv6Addr::UNSPECIFIED && listener.as_ref().is_err_and(has_no_ipv6) {
             let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
             listener = listen(address);
         }

@@ -10,7 +10,7 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use http::{Request, Response};
@@ -83,13 +83,14 @@ where
         }
         let is_decoded = Arc::new(AtomicBool::new(false));
         request.extensions_mut().insert(Decoded(Arc::clone(&is_decoded)));
+        let start = Instant::now();
         let (answer, metrics) = (self.service.call(request), self.metrics.clone());
         Box::pin(async move {
             let response = answer.await?;
             if !is_decoded.load(Relaxed) {
                 let status = Status::from_header_map(response.headers());
                 let outcome = outcome_of(status.map_or(Code::Unknown, |status| status.code()));
-                metrics.record_response(Protocol::Grpc, "", outcome, Duration::ZERO);
+                metrics.record_response(Protocol::Grpc, "", outcome, start.elapsed());
             }
             Ok(response)
         })
