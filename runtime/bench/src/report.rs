@@ -1,0 +1,121 @@
+//! The table: a row for each case and server, and one for the ratio of the last server to the first.
+//!
+//! `load` and `wire` print it. Invariant: pure; what failed is in the table in words, not left out.
+
+use crate::figures::{Figure, Figures};
+
+/// What a case gave, for each server in the order of the command line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CaseReport {
+    /// Name of the case.
+    pub name: String,
+    /// Name of the server, and its figures or what went wrong.
+    pub servers: Vec<(String, Result<Figures, String>)>,
+}
+
+/// The table in Markdown, with a column for each of `counters`.
+#[must_use]
+pub fn table(cases: &[CaseReport], counters: &[String]) -> String {
+    let titles = ["case", "server"].into_iter().chain(Figure::ALL.map(Figure::title)).map(str::to_owned);
+    let titles: Vec<String> = titles.chain(counters.iter().map(|counter| format!("{counter}/req"))).collect();
+    let rule = titles.iter().enumerate().map(|(column, _)| if column < 2 { "---" } else { "---:" });
+    let mut lines = vec![row(titles.iter().map(String::as_str)), row(rule)];
+    for case in cases {
+        for (server, figures) in &case.servers {
+            lines.push(match figures {
+                Ok(figures) => {
+                    let note = if figures.is_compressed { " (compressed)" } else { "" };
+                    let server = format!("{server}{note}");
+                    let values: Vec<String> = figures.columns().map(number).collect();
+                    row([case.name.as_str(), &server].into_iter().chain(values.iter().map(String::as_str)))
+                }
+                Err(error) => {
+                    let error = format!("failed: {}", error.replace('|', "/").replace('\n', " "));
+                    row([case.name.as_str(), server, &error])
+                }
+            });
+        }
+        lines.extend(ratios(case));
+    }
+    lines.join("\n") + "\n"
+}
+
+/// The last server's figures over the first's.
+fn ratios(case: &CaseReport) -> Option<String> {
+    let [(first, Ok(base)), .., (last, Ok(figures))] = case.servers.as_slice() else { return None };
+    let name = format!("{last} / {first}");
+    let values: Vec<String> = figures.columns().zip(base.columns()).map(|(new, old)| ratio(new / old)).collect();
+    Some(row([case.name.as_str(), &name].into_iter().chain(values.iter().map(String::as_str))))
+}
+
+fn row<'a>(cells: impl IntoIterator<Item = &'a str>) -> String {
+    format!("| {} |", cells.into_iter().collect::<Vec<_>>().join(" | "))
+}
+
+/// Three digits, or all that stand before the point.
+fn number(value: f64) -> String {
+    let decimals = match value.abs() {
+        _ if !value.is_finite() => return "–".into(),
+        size if size == 0.0 || size >= 100.0 => 0,
+        size if size >= 10.0 => 1,
+        size if size >= 0.1 => 2,
+        _ => 4,
+    };
+    format!("{value:.decimals$}")
+}
+
+fn ratio(value: f64) -> String {
+    if value.is_finite() { format!("{value:.2}") } else { "–".into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{figures::Cost, generator::Measured, process::Usage};
+
+    fn figures(cpu_seconds: f64, counter: Option<f64>) -> Figures {
+        let measured = Measured {
+            latencies_ns: vec![1_500_000; 100],
+            elapsed: Duration::from_secs(1),
+            sent_bytes: 100_000_000,
+            received_bytes: 0,
+        };
+        let usage = Usage { cpu_seconds, ..Usage::default() };
+        Figures::new(&measured, &Cost { server: Some(usage), generator: usage, counters: vec![counter] }, false)
+    }
+
+    #[test]
+    fn numbers_have_three_digits() {
+        for (value, text) in
+            [(0.0, "0"), (0.01234, "0.0123"), (0.5, "0.50"), (12.34, "12.3"), (123.6, "124"), (f64::NAN, "–")]
+        {
+            assert_eq!(number(value), text);
+        }
+    }
+
+    #[test]
+    fn a_case_has_a_row_for_each_server_and_one_for_their_ratio() {
+        let case = CaseReport {
+            name: "echo".into(),
+            servers: vec![("slice".into(), Ok(figures(0.5, None))), ("today".into(), Ok(figures(0.25, Some(200.0))))],
+        };
+        let text = table(&[case], &["copies".into()]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 5);
+        assert!(lines[0].starts_with("| case | server | req/s | in GB/s |") && lines[0].ends_with("| copies/req |"));
+        assert!(lines[2].starts_with("| echo | slice | 100 | 0.10 | 0 | 1500 | 1500 | 1500 | 5000 | 0.20 | 0 | 0 |"));
+        assert!(lines[2].ends_with("| – |") && lines[3].ends_with("| 2.00 |"));
+        assert!(lines[4].starts_with("| echo | today / slice | 1.00 | 1.00 | – | 1.00 | 1.00 | 1.00 | 0.50 | 2.00 |"));
+        let columns = |line: &str| line.matches('|').count();
+        assert!(lines.iter().all(|line| columns(line) == columns(lines[0])), "{text}");
+    }
+
+    #[test]
+    fn a_failure_stands_in_the_table() {
+        let servers = vec![("slice".into(), Ok(figures(0.5, None))), ("today".into(), Err("a | b\nc".into()))];
+        let text = table(&[CaseReport { name: "echo".into(), servers }], &[]);
+        assert!(text.ends_with("| echo | today | failed: a / b c |\n"), "{text}");
+    }
+}
