@@ -141,6 +141,9 @@ pub struct WireArguments {
     /// Only cases whose name has this text. May be given several times; `rest` is the measurement at rest.
     #[arg(long = "case", value_name = "TEXT")]
     pub cases: Vec<String>,
+    /// Profile each case besides, in a run of its own: the share of copies and page faults in the server's CPU time. Needs perf.
+    #[arg(long)]
+    pub profile: bool,
     /// One round of half a second, without the largest sizes.
     #[arg(long)]
     pub quick: bool,

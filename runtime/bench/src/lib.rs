@@ -19,6 +19,7 @@ pub mod grpc;
 pub mod http;
 pub mod load;
 pub mod process;
+pub mod profile;
 pub mod report;
 pub mod request;
 pub mod server;

@@ -2,7 +2,10 @@
 //!
 //! `load` and `wire` print it. Invariant: pure; what failed is in the table in words, not left out.
 
-use crate::figures::{Figure, Figures};
+use crate::{
+    figures::{Figure, Figures},
+    profile::Shares,
+};
 
 /// What a case gave, for each server in the order of the command line.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,15 +32,50 @@ pub fn table(cases: &[CaseReport], counters: &[String]) -> String {
                     let values: Vec<String> = figures.columns().map(number).collect();
                     row([case.name.as_str(), &server].into_iter().chain(values.iter().map(String::as_str)))
                 }
-                Err(error) => {
-                    let error = format!("failed: {}", error.replace('|', "/").replace('\n', " "));
-                    row([case.name.as_str(), server, &error])
-                }
+                Err(error) => row([case.name.as_str(), server, &failure(error)]),
             });
         }
         lines.extend(ratios(case));
     }
     lines.join("\n") + "\n"
+}
+
+/// What a profile gave, for one case and server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProfileReport {
+    /// Name of the case.
+    pub case: String,
+    /// Name of the server.
+    pub server: String,
+    /// Its shares, or what went wrong.
+    pub shares: Result<Option<Shares>, String>,
+}
+
+/// The table of profiles in Markdown; empty when none was taken.
+#[must_use]
+pub fn profile_table(profiles: &[ProfileReport]) -> String {
+    if profiles.is_empty() {
+        return String::new();
+    }
+    let titles = ["case", "server", "memcpy, memmove", "page faults", "socket copies", "samples"];
+    let mut lines = vec![row(titles), row(["---", "---", "---:", "---:", "---:", "---:"])];
+    for ProfileReport { case, server, shares } in profiles {
+        let percent = |share: f64| format!("{:.1} %", share * 100.0);
+        lines.push(match shares {
+            Ok(Some(Shares { copies, page_faults, socket_copies, samples })) => {
+                let [copies, faults, socket] = [copies, page_faults, socket_copies].map(|share| percent(*share));
+                row([case.as_str(), server, &copies, &faults, &socket, &samples.to_string()])
+            }
+            Ok(None) => row([case.as_str(), server, "no samples"]),
+            Err(error) => row([case.as_str(), server, &failure(error)]),
+        });
+    }
+    lines.join("\n") + "\n"
+}
+
+/// An error in a cell.
+fn failure(error: &str) -> String {
+    format!("failed: {}", error.replace('|', "/").replace('\n', " "))
 }
 
 /// The last server's figures over the first's.
@@ -110,6 +148,23 @@ mod tests {
         assert!(lines[4].starts_with("| echo | today / slice | 1.00 | 1.00 | – | 1.00 | 1.00 | 1.00 | 0.50 | 2.00 |"));
         let columns = |line: &str| line.matches('|').count();
         assert!(lines.iter().all(|line| columns(line) == columns(lines[0])), "{text}");
+    }
+
+    #[test]
+    fn profiles_are_told_in_percent() {
+        let shares = Shares { copies: 0.25, page_faults: 0.0, socket_copies: 0.125, samples: 8 };
+        let report = |shares| ProfileReport { case: "echo".into(), server: "slice".into(), shares };
+        let text = profile_table(&[report(Ok(Some(shares))), report(Ok(None)), report(Err("no perf".into()))]);
+        let lines: Vec<&str> = text.lines().skip(2).collect();
+        assert_eq!(
+            lines,
+            [
+                "| echo | slice | 25.0 % | 0.0 % | 12.5 % | 8 |",
+                "| echo | slice | no samples |",
+                "| echo | slice | failed: no perf |"
+            ]
+        );
+        assert_eq!(profile_table(&[]), "");
     }
 
     #[test]

@@ -14,7 +14,8 @@ use crate::{
     generator::{Bound, Generator},
     load::{self, EncodedLoad, RunError, RunOptions},
     process::Process,
-    report::{CaseReport, table},
+    profile::{Recording, Shares},
+    report::{CaseReport, ProfileReport, profile_table, table},
     server::{RunningServer, ServerError, ServerProgram, ServerSetup},
     tensor::Model,
 };
@@ -26,6 +27,8 @@ const WARMUP: Duration = Duration::from_millis(300);
 /// How long a server's rest is measured, and how long it has to come to rest.
 const REST: Duration = Duration::from_secs(3);
 const SETTLE: Duration = Duration::from_secs(1);
+/// How long a profile takes samples.
+const SAMPLED: Duration = Duration::from_secs(3);
 /// What selects the measurement at rest.
 const REST_NAME: &str = "rest";
 
@@ -61,8 +64,10 @@ struct Suite {
     setup: ServerSetup,
     run: RunOptions,
     rounds: usize,
+    time: Duration,
     cases: Vec<Case>,
     is_rest_measured: bool,
+    is_profiled: bool,
 }
 
 type Running<'a> = Vec<(&'a str, RunningServer)>;
@@ -70,7 +75,7 @@ type Running<'a> = Vec<(&'a str, RunningServer)>;
 /// Measures what `arguments` ask for.
 pub fn compare(arguments: WireArguments) -> Result<Comparison, WireError> {
     let suite = Suite::new(arguments)?;
-    let mut reports = Vec::new();
+    let (mut reports, mut profiles) = (Vec::new(), Vec::new());
     let mut notes = String::new();
     for model in Model::ALL {
         let cases: Vec<&Case> = suite.cases.iter().filter(|case| case.load.model == model).collect();
@@ -82,12 +87,23 @@ pub fn compare(arguments: WireArguments) -> Result<Comparison, WireError> {
         if is_rest_measured {
             notes.push_str(&suite.rest(&servers));
         }
-        reports.extend(cases.into_iter().map(|case| suite.case(case, &servers)));
+        for case in cases {
+            eprintln!("torchmodel-bench: {}", case.name);
+            let encoded = Arc::new(EncodedLoad::new(case.load));
+            reports.push(suite.case(case, &encoded, &servers));
+            if suite.is_profiled {
+                profiles.extend(servers.iter().map(|server| suite.profile(case, &encoded, server)));
+            }
+        }
     }
     let is_whole = !notes.contains(FAILED)
+        && profiles.iter().all(|profile| profile.shares.is_ok())
         && reports.iter().flat_map(|report| &report.servers).all(|(_, figures)| figures.is_ok());
-    let text = format!("{}\n\n{}\n{notes}", suite.conditions(), table(&reports, &suite.run.counters));
-    Ok(Comparison { text, is_whole })
+    let (conditions, table) = (suite.conditions(), table(&reports, &suite.run.counters));
+    let parts = [conditions, table, profile_table(&profiles), notes];
+    let text =
+        parts.iter().filter(|part| !part.is_empty()).map(|part| part.trim_end()).collect::<Vec<_>>().join("\n\n");
+    Ok(Comparison { text: text + "\n", is_whole })
 }
 
 /// What a failure begins with.
@@ -115,9 +131,13 @@ pub fn threads(asked: Option<usize>, cpus: Option<&CpuSet>) -> io::Result<usize>
     asked.map_or_else(by_default, Ok).map(|threads| threads.max(1))
 }
 
+fn plural(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 impl Suite {
     fn new(arguments: WireArguments) -> Result<Self, WireError> {
-        let WireArguments { servers, libtorch, models, cpus_server, rounds, seconds, cases, quick, generator } =
+        let WireArguments { servers, libtorch, models, cpus_server, rounds, seconds, cases, profile, quick, generator } =
             arguments;
         let halves = CpuSet::available().map_err(WireError::Cpus)?.halves();
         let (server_half, generator_half) = halves.unzip();
@@ -147,8 +167,10 @@ impl Suite {
                 counters: generator.counters,
             },
             rounds: if quick { 1 } else { rounds.max(1) },
+            time,
             cases: selected,
             is_rest_measured,
+            is_profiled: profile,
         })
     }
 
@@ -158,14 +180,12 @@ impl Suite {
         self.programs.iter().map(|program| Ok((program.name.as_str(), start(program)?))).collect()
     }
 
-    fn case(&self, case: &Case, servers: &Running<'_>) -> CaseReport {
-        eprintln!("torchmodel-bench: {}", case.name);
-        let encoded = Arc::new(EncodedLoad::new(case.load));
+    fn case(&self, case: &Case, encoded: &Arc<EncodedLoad>, servers: &Running<'_>) -> CaseReport {
         let mut rounds: Vec<Result<Vec<Figures>, String>> = servers.iter().map(|_| Ok(Vec::new())).collect();
         for _ in 0..self.rounds {
             for ((_, server), rounds) in servers.iter().zip(&mut rounds) {
                 let Ok(done) = rounds else { continue };
-                match load::run(&encoded, server.target(), &self.run) {
+                match load::run(encoded, server.target(), &self.run) {
                     Ok(figures) => done.push(figures),
                     Err(error) => *rounds = Err(chain(&error)),
                 }
@@ -176,6 +196,21 @@ impl Suite {
         };
         let servers = servers.iter().zip(rounds).map(|((name, _), rounds)| ((*name).to_owned(), medians(rounds)));
         CaseReport { name: case.name.clone(), servers: servers.collect() }
+    }
+
+    /// One more run, under perf.
+    fn profile(&self, case: &Case, encoded: &Arc<EncodedLoad>, server: &(&str, RunningServer)) -> ProfileReport {
+        let (name, server) = server;
+        let target = server.target();
+        // Longer than perf samples: it takes a moment to begin.
+        let run = RunOptions { bound: Bound::Time(SAMPLED + SETTLE), ..self.run.clone() };
+        let record = || -> Result<Option<Shares>, Box<dyn Error>> {
+            let recording = Recording::start(target.pid.unwrap_or_default(), SAMPLED, &self.setup.models)?;
+            load::run(encoded, target, &run)?;
+            Ok(recording.finish()?)
+        };
+        let shares = record().map_err(|error| chain(error.as_ref()));
+        ProfileReport { case: case.name.clone(), server: (*name).to_owned(), shares }
     }
 
     /// What each server does while its clients do nothing.
@@ -214,13 +249,13 @@ impl Suite {
         let shown =
             |cpus: &Option<CpuSet>| cpus.as_ref().map_or("not pinned".to_owned(), |cpus| format!("on CPUs {cpus}"));
         let count = CpuSet::available().map_or(0, |available| available.count());
-        let Bound::Time(time) = self.run.bound else { return String::new() };
         format!(
-            "{count} CPUs; servers {}; generator {}, {} threads; medians of {} rounds of {time:?}.",
+            "{count} CPUs; servers {}; generator {}, {}; medians of {} of {:?}.",
             shown(&self.setup.cpus),
             shown(&self.run.cpus),
-            self.run.threads,
-            self.rounds
+            plural(self.run.threads, "thread"),
+            plural(self.rounds, "round"),
+            self.time
         )
     }
 }
