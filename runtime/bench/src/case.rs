@@ -4,6 +4,8 @@
 
 use crate::{load::Load, request::Wire, tensor::Model};
 
+/// What the name of a case whose client announces compression ends with.
+pub const ANNOUNCING: &str = ", announcing deflate";
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 /// Connections of the cases that compare sizes.
@@ -33,7 +35,7 @@ impl Case {
             bytes if bytes >= MIB => format!(", {} MiB", bytes / MIB),
             bytes => format!(", {} KiB", bytes / KIB),
         };
-        let announced = if is_announcing_compression { ", announcing deflate" } else { "" };
+        let announced = if is_announcing_compression { ANNOUNCING } else { "" };
         Self { name: format!("{what}, {}{size}, {connections} conn{announced}", wire.as_str()), load }
     }
 }

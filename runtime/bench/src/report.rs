@@ -2,7 +2,10 @@
 //!
 //! `load` and `wire` print it. Invariant: pure; what failed is in the table in words, not left out.
 
+use std::fmt::Write as _;
+
 use crate::{
+    case::ANNOUNCING,
     figures::{Figure, Figures},
     profile::Shares,
 };
@@ -38,6 +41,29 @@ pub fn table(cases: &[CaseReport], counters: &[String]) -> String {
         lines.extend(ratios(case));
     }
     lines.join("\n") + "\n"
+}
+
+/// How many times longer each server takes for a client that announces compression; empty without such a pair of cases.
+#[must_use]
+pub fn announcing(cases: &[CaseReport]) -> String {
+    let mut text = String::new();
+    for case in cases {
+        let Some(plain) = case.name.strip_suffix(ANNOUNCING) else { continue };
+        let Some(plain) = cases.iter().find(|other| other.name == plain) else { continue };
+        let times = case.servers.iter().zip(&plain.servers).filter_map(|((server, announcing), (_, plain))| {
+            let p50 =
+                |figures: &Result<Figures, String>| figures.as_ref().ok().map(|figures| figures.get(Figure::P50Us));
+            Some(format!("{server} {}", ratio(p50(announcing)? / p50(plain)?)))
+        });
+        let times: Vec<String> = times.collect();
+        // A String takes every text.
+        let _ = writeln!(
+            text,
+            "p50 of a client that announces deflate over that of one that does not: {}.",
+            times.join(", ")
+        );
+    }
+    text
 }
 
 /// What a profile gave, for one case and server.
@@ -113,15 +139,22 @@ mod tests {
     use super::*;
     use crate::{figures::Cost, generator::Measured, process::Usage};
 
-    fn figures(cpu_seconds: f64, counter: Option<f64>) -> Figures {
-        let measured = Measured {
+    fn measured() -> Measured {
+        Measured {
             latencies_ns: vec![1_500_000; 100],
             elapsed: Duration::from_secs(1),
             sent_bytes: 100_000_000,
             received_bytes: 0,
-        };
+        }
+    }
+
+    fn cost(cpu_seconds: f64, counter: Option<f64>) -> Cost {
         let usage = Usage { cpu_seconds, ..Usage::default() };
-        Figures::new(&measured, &Cost { server: Some(usage), generator: usage, counters: vec![counter] }, false)
+        Cost { server: Some(usage), generator: usage, counters: vec![counter] }
+    }
+
+    fn figures(cpu_seconds: f64, counter: Option<f64>) -> Figures {
+        Figures::new(&measured(), &cost(cpu_seconds, counter), false)
     }
 
     #[test]
@@ -148,6 +181,22 @@ mod tests {
         assert!(lines[4].starts_with("| echo | today / slice | 1.00 | 1.00 | – | 1.00 | 1.00 | 1.00 | 0.50 | 2.00 |"));
         let columns = |line: &str| line.matches('|').count();
         assert!(lines.iter().all(|line| columns(line) == columns(lines[0])), "{text}");
+    }
+
+    #[test]
+    fn the_price_of_announcing_is_told_for_each_server() {
+        let case = |name: &str, servers: [Result<Figures, String>; 2]| CaseReport {
+            name: name.into(),
+            servers: ["slice", "today"].map(str::to_owned).into_iter().zip(servers).collect(),
+        };
+        let slow = || Figures::new(&Measured { latencies_ns: vec![4_500_000], ..measured() }, &cost(0.5, None), true);
+        let plain = case("echo", [Ok(figures(0.5, None)), Ok(figures(0.5, None))]);
+        let announced = case("echo, announcing deflate", [Ok(slow()), Ok(figures(0.5, None))]);
+        assert_eq!(
+            announcing(&[plain.clone(), announced]),
+            "p50 of a client that announces deflate over that of one that does not: slice 3.00, today 1.00.\n"
+        );
+        assert_eq!(announcing(&[plain]), "");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{
     load::{self, EncodedLoad, RunError, RunOptions},
     process::Process,
     profile::{Recording, Shares},
-    report::{CaseReport, ProfileReport, profile_table, table},
+    report::{CaseReport, ProfileReport, announcing, profile_table, table},
     server::{RunningServer, ServerError, ServerProgram, ServerSetup},
     tensor::Model,
 };
@@ -100,7 +100,7 @@ pub fn compare(arguments: WireArguments) -> Result<Comparison, WireError> {
         && profiles.iter().all(|profile| profile.shares.is_ok())
         && reports.iter().flat_map(|report| &report.servers).all(|(_, figures)| figures.is_ok());
     let (conditions, table) = (suite.conditions(), table(&reports, &suite.run.counters));
-    let parts = [conditions, table, profile_table(&profiles), notes];
+    let parts = [conditions, table, profile_table(&profiles), announcing(&reports) + &notes];
     let text =
         parts.iter().filter(|part| !part.is_empty()).map(|part| part.trim_end()).collect::<Vec<_>>().join("\n\n");
     Ok(Comparison { text: text + "\n", is_whole })
