@@ -54,7 +54,7 @@ impl Tensor {
 pub enum Model {
     /// Answers its FP32 input: INPUT0 → OUTPUT0.
     Echo,
-    /// Answers the first element of its FP32 input: INPUT0 → OUTPUT0 of shape [1].
+    /// Answers the first element of its FP32 input: INPUT0 → OUTPUT0 of one element.
     FirstElement,
     /// Sum and difference of two INT32 tensors of 16 elements, like Triton's `simple`: INPUT0, INPUT1 → OUTPUT0, OUTPUT1.
     AddSub,
