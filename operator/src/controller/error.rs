@@ -120,13 +120,16 @@ fn describe(error: &(dyn std::error::Error + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use torchmodel_crds::schema::Violation;
+
     use super::*;
 
     #[test]
     fn an_invalid_spec_waits_for_a_change_and_names_the_shared_reason() {
-        let error = Error::Validate(validate::Error::Rules(vec!["set exactly one".to_owned()]));
+        let violation = Violation { path: "spec.source".to_owned(), message: "set exactly one".to_owned() };
+        let error = Error::Validate(validate::Error::Violations(vec![violation]));
         assert_eq!(error.reason().as_str(), "SpecInvalid");
         assert_eq!(error.requeue(), Requeue::AwaitChange);
-        assert_eq!(chain(&error), "set exactly one");
+        assert_eq!(chain(&error), "spec.source: set exactly one");
     }
 }
