@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use torchmodel_crds::FailureReason;
+use torchmodel_crds::{FailureReason, redact_uris};
 
 use super::{apply, build, dereference, status, validate};
 
@@ -107,7 +107,7 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         }
         source = cause.source();
     }
-    text
+    redact_uris(&text)
 }
 
 /// What the API server itself said, without the client's wrapping of it.
@@ -131,5 +131,12 @@ mod tests {
         assert_eq!(error.reason().as_str(), "SpecInvalid");
         assert_eq!(error.requeue(), Requeue::AwaitChange);
         assert_eq!(chain(&error), "spec.source: set exactly one");
+    }
+
+    #[test]
+    fn an_error_shows_no_secret_of_a_uri() {
+        let said = "invalid type: string \"https://store/m.pt?X-Amz-Signature=hunter2\", expected struct ModelSource";
+        let text = chain(&Error::Validate(validate::Error::Unreadable(said.to_owned())));
+        assert!(text.contains("\"https://store/m.pt\"") && !text.contains("hunter2"), "{text}");
     }
 }
