@@ -97,13 +97,11 @@ cluster-down: ## End it, leaving nothing behind (root)
 # --- Testing ---------------------------------------------------------------------------------------------------------
 
 .PHONY: lint
-lint: libtorch ## Format, lints (clippy pedantic, no warnings), builds without libtorch
+lint: libtorch ## Format and lints (clippy pedantic, no warnings)
 	@$(call say,format)
 	@$(CARGO) fmt --all --check
 	@$(call say,lints)
 	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	@$(call say,lints without libtorch)
-	@$(CARGO) clippy --locked -p torchmodel-runtime --no-default-features --all-targets -- -D warnings
 	@$(call say,documentation)
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 
