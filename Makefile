@@ -75,7 +75,7 @@ demo-files: ## Fetch the demo's model, sounds and client
 
 .PHONY: generate
 generate: libtorch ## Write the generated files: CRD, chart copy, lists of flags and metrics
-	@$(CARGO) run --quiet -p torchmodel-crds --bin crd -- --write
+	@$(CARGO) run --quiet -p torchmodel-crds --features kubernetes --bin crd -- --write
 	@TORCHMODEL_GENERATE=1 $(CARGO) test --quiet -p torchmodel-crds -p torchmodel-operator -p torchmodel-runtime generated
 
 # --- Measuring -------------------------------------------------------------------------------------------------------
@@ -103,13 +103,11 @@ cluster-down: ## End it, leaving nothing behind (root)
 # --- Testing ---------------------------------------------------------------------------------------------------------
 
 .PHONY: lint
-lint: libtorch ## Format, lints (clippy pedantic, no warnings), builds without libtorch
+lint: libtorch ## Format and lints (clippy pedantic, no warnings)
 	@$(call say,format)
 	@$(CARGO) fmt --all --check
 	@$(call say,lints)
 	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	@$(call say,lints without libtorch)
-	@$(CARGO) clippy --locked -p torchmodel-runtime --no-default-features --all-targets -- -D warnings
 	@$(call say,documentation)
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 

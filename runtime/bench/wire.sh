@@ -26,6 +26,8 @@ if [ ! -x "$built" ]; then
     )
 fi
 cd "$root"
-cargo build --release --locked -p torchmodel-runtime -p torchmodel-bench
+# Apart, so that the runtime is the one that `make runtime` builds: together they would share features.
+cargo build --release --locked -p torchmodel-runtime
+cargo build --release --locked -p torchmodel-bench
 exec target/release/torchmodel-bench wire --libtorch target/libtorch/lib --models "$folder/models" \
     --server "slice=$built" --server today=target/release/torchmodel-runtime "$@"
