@@ -96,10 +96,17 @@ cluster-down: ## End it, leaving nothing behind (root)
 
 # --- Testing ---------------------------------------------------------------------------------------------------------
 
+.PHONY: format
+format: ## Write Rust and shell as `make lint` wants them
+	@$(CARGO) fmt --all
+	@tests/lint.sh format
+
 .PHONY: lint
-lint: libtorch ## Format, lints (clippy pedantic, no warnings), builds without libtorch
+lint: libtorch ## Format, lints (clippy pedantic, no warnings), scripts, licences, builds without libtorch
 	@$(call say,format)
 	@$(CARGO) fmt --all --check
+	@$(call say,scripts and dependencies)
+	@tests/lint.sh
 	@$(call say,lints)
 	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	@$(call say,lints without libtorch)
