@@ -102,15 +102,13 @@ format: ## Write Rust and shell as `make lint` wants them
 	@tests/lint.sh format
 
 .PHONY: lint
-lint: libtorch ## Format, lints (clippy pedantic, no warnings), scripts, licences, builds without libtorch
+lint: libtorch ## Format, lints (clippy pedantic, no warnings), scripts, licences
 	@$(call say,format)
 	@$(CARGO) fmt --all --check
 	@$(call say,scripts and dependencies)
 	@tests/lint.sh
 	@$(call say,lints)
 	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	@$(call say,lints without libtorch)
-	@$(CARGO) clippy --locked -p torchmodel-runtime --no-default-features --all-targets -- -D warnings
 	@$(call say,documentation)
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 

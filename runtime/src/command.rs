@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 
+use torchmodel_artifact as artifact;
+use torchmodel_core::engine::EngineLoader;
 use torchmodel_crds::Failure;
+use torchmodel_torch::{TorchLoader, devices};
 
 use crate::{
     args::{Command, InspectArguments, PullArguments, ServeArguments},
-    artifact,
-    engine::EngineLoader,
     misused,
     serve::{self, Signals},
 };
@@ -40,19 +41,11 @@ fn tokio() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|error| misused(format!("starting the async runtime: {error}")))
 }
 
-#[cfg(feature = "torch")]
 fn loader(arguments: &ServeArguments) -> Result<Arc<dyn EngineLoader>, Failure> {
-    use crate::engine::torch::{TorchLoader, devices};
     let choice = arguments.device.parse().map_err(misused)?;
     Ok(Arc::new(TorchLoader::new(devices(choice)?)))
 }
 
-#[cfg(not(feature = "torch"))]
-fn loader(_: &ServeArguments) -> Result<Arc<dyn EngineLoader>, Failure> {
-    Err(misused("this program was built without libtorch (feature `torch`)".into()))
-}
-
-#[cfg(feature = "torch")]
 fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
     let path = &arguments.path;
     let source = torchmodel_crds::ModelSource::default();
@@ -62,15 +55,10 @@ fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
         local_file: Some(path.clone()),
     };
     let artifact = tokio()?.block_on(artifact::pull(&source, &options)).map_err(|error| error.failure())?;
-    let facts = crate::engine::torch::inspect(&artifact.path)?;
+    let facts = torchmodel_torch::inspect(&artifact.path)?;
     let name = path.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned());
     print!("{}", crate::inspect::describe(&facts, &name, &artifact.sha256));
     Ok(())
-}
-
-#[cfg(not(feature = "torch"))]
-fn inspect(_: &InspectArguments) -> Result<(), Failure> {
-    Err(misused("this program was built without libtorch (feature `torch`)".into()))
 }
 
 async fn pull(arguments: &PullArguments) -> Result<(), Failure> {

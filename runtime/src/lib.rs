@@ -1,33 +1,14 @@
 //! The inference runtime: pulls a TorchScript artifact and serves it over the Open Inference Protocol.
 //!
-//! Bytes → `rest|grpc` decode → [`inference::InferRequest`] → [`service::InferenceService`] → [`model::Model`] →
-//! [`scheduler::Scheduler`] → [`engine::Engine`] → split → [`inference::InferResponse`] → encode. ARCHITECTURE.md has the map.
+//! The program alone: its arguments, its commands, and the wiring of the crates below it. ARCHITECTURE.md has the map.
 
 pub mod args;
-pub mod artifact;
-pub mod batcher;
 mod command;
-pub mod config;
-pub mod engine;
-pub mod grpc;
-pub mod inference;
-#[cfg(feature = "torch")]
 pub mod inspect;
-pub mod intake;
 mod machine;
-pub mod metrics;
-pub mod model;
-pub mod protocol;
-pub mod repository;
-pub mod rest;
-pub mod scheduler;
+pub mod manifest;
 pub mod serve;
-pub mod server;
-pub mod service;
-pub mod signature;
-mod split;
 pub mod telemetry;
-pub mod tensor;
 
 use std::process::ExitCode;
 
@@ -51,7 +32,6 @@ pub fn run(arguments: Arguments) -> ExitCode {
         serve::report(failure, termination_message.as_deref());
     }
     // `serve` may leave a thread inside an inference or a load that never ends, so nothing may wait for it.
-    #[cfg(feature = "torch")]
     if termination_message.is_some() {
         torch_shim::exit_now(i32::from(result.is_err()));
     }

@@ -18,22 +18,22 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
 };
+use torchmodel_artifact::{self as artifact, ArtifactOptions};
+use torchmodel_core::{
+    engine::EngineLoader,
+    metrics::Metrics,
+    model::Model,
+    repository::{ModelRepository, ModelState, VERSION},
+    service::InferenceService,
+};
 use torchmodel_crds::{Failure, FailurePhase, FailureReason};
+use torchmodel_server::{self as server, Listeners, Serving, intake::Intake, protocol::Limits};
 
 use crate::{
     args::{ArtifactArguments, ServeArguments},
-    artifact::{self, ArtifactOptions},
-    config::{ConfigError, ServeConfig},
-    engine::EngineLoader,
-    intake::Intake,
     machine,
-    metrics::Metrics,
+    manifest::{ConfigError, ServeConfig},
     misused,
-    model::Model,
-    protocol::Limits,
-    repository::{ModelRepository, ModelState, VERSION},
-    server::{self, Listeners, Serving},
-    service::InferenceService,
 };
 
 /// Connections that the system keeps while they are not accepted, so that a burst of clients is not turned away.

@@ -11,24 +11,27 @@ use tokio::{
     task::JoinHandle,
 };
 use tonic::transport::Channel;
-use torchmodel_crds::{Failure, ModelSpec};
-use torchmodel_runtime::{
+use torchmodel_core::{
     config::ModelConfig,
-    engine::{EngineLoader as _, torch::TorchLoader},
+    engine::EngineLoader as _,
+    inference::{InferError, InferRequest, InferResponse, NamedTensor, Parameters},
+    metrics::Metrics,
+    model::Model,
+    repository::{ModelRepository, ModelState, VERSION},
+    service::InferenceService,
+    tensor::{DataType, Tensor},
+};
+use torchmodel_crds::{Failure, ModelSpec};
+use torchmodel_server::{
+    self as server, Listeners, Serving,
     grpc::proto::{
         InferTensorContents, ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
         model_infer_request::InferInputTensor,
     },
-    inference::{InferError, InferRequest, InferResponse, NamedTensor, Parameters},
     intake::Intake,
-    metrics::Metrics,
-    model::Model,
     protocol::Limits,
-    repository::{ModelRepository, ModelState, VERSION},
-    server::{self, Listeners, Serving},
-    service::InferenceService,
-    tensor::{DataType, Tensor},
 };
+use torchmodel_torch::TorchLoader;
 
 /// A served model and where it is.
 pub struct Served {
