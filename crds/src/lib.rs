@@ -5,8 +5,7 @@
 //!
 //! Invariant: [`ModelSource`] and [`ModelSpec`] are the only description of a model, for the cluster and for a laptop alike.
 
-// `kubectl explain` shows these comments, where backticks around a kind or condition would only be noise.
-#![allow(clippy::doc_markdown)]
+#![expect(clippy::doc_markdown, reason = "`kubectl explain` shows these comments, where backticks would only be noise")]
 
 mod crd;
 mod duration;

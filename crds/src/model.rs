@@ -150,7 +150,7 @@ pub struct TensorSpec {
 /// Element type of a tensor, as the Open Inference Protocol names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
-#[allow(missing_docs)]
+#[expect(missing_docs, reason = "the protocol's own names")]
 pub enum DataType {
     Bool,
     Uint8,
