@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::{
     FetchLimits,
     cache::{Cache, cache_error},
-    error::ArtifactError,
+    error::{ArtifactError, is_out_of_space},
     fault,
     origin::{Answer, Ask, Body, Origin},
     part::Part,
@@ -178,7 +178,7 @@ async fn stream(
     let Ok((part, written)) = writer.await else { return (None, Err(lost_part(download))) };
     if let Err(source) = written {
         let error = match total {
-            Some(total) if error::is_out_of_space(&source) => {
+            Some(total) if is_out_of_space(&source) => {
                 let (needed, free) = (total.saturating_sub(part.written()), download.cache.free_bytes().unwrap_or(0));
                 let (dir, uri) = (download.cache.dir().to_owned(), download.origin.target().uri.clone());
                 ArtifactError::CacheFull { dir, uri, needed, free }
