@@ -7,12 +7,12 @@ use std::sync::Arc;
 use torchmodel_artifact as artifact;
 use torchmodel_core::engine::EngineLoader;
 use torchmodel_crds::Failure;
+use torchmodel_process::Signals;
 use torchmodel_torch::{TorchLoader, devices};
 
 use crate::{
     args::{Command, InspectArguments, PullArguments, ServeArguments},
-    misused,
-    serve::{self, Signals},
+    misused, serve,
 };
 
 /// Runs one subcommand.
@@ -21,7 +21,9 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Serve(arguments) => {
             let runtime = tokio()?;
             // First of all: the first process of a container is deaf to signals for which it has no handler.
-            let signals = runtime.block_on(async { Signals::listen() })?;
+            let signals = runtime
+                .block_on(async { Signals::listen() })
+                .map_err(|error| misused(format!("listening for signals: {error}")))?;
             // CUDA has to be loaded before anything else touches libtorch.
             let loader = loader(&arguments)?;
             let result = runtime.block_on(serve::serve(*arguments, loader, signals));

@@ -7,10 +7,8 @@ use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use torchmodel_crds::{Failure, FailurePhase, FailureReason};
 
-use crate::{
-    cluster::{User, condition, in_time},
-    user,
-};
+use super::user;
+use crate::cluster::{User, condition, in_time, revision};
 
 const SECONDS: u64 = 5;
 
@@ -72,7 +70,7 @@ async fn what_the_runtime_writes_as_it_ends_is_in_status_and_event_within_second
     assert_eq!(warning.regarding.unwrap().kind.as_deref(), Some("TorchModel"));
 
     user.apply("vad", json!({"source": {"uri": "s3://models/present.pt"}, "replicas": 2})).await.unwrap();
-    let fixed = user.deployment("vad", &crate::cluster::revision(&deployment)).await;
+    let fixed = user.deployment("vad", &revision(&deployment)).await;
     let status = user.status("vad", "the old failure is gone", |status| status.last_failure.is_none()).await;
     assert_eq!(condition(&status, "Ready"), "False RolloutInProgress");
     user.roll_out(&fixed).await;
@@ -89,7 +87,7 @@ async fn a_failing_new_revision_leaves_the_old_one_available_and_the_model_degra
     user.status("vad", "Ready", |status| condition(status, "Ready") == "True Serving").await;
 
     user.apply("vad", json!({"source": {"uri": "s3://models/broken.pt"}})).await.unwrap();
-    let second = user.deployment("vad", &crate::cluster::revision(&first)).await;
+    let second = user.deployment("vad", &revision(&first)).await;
     user.create_pod(&second, "vad-new").await;
     let failure =
         Failure::new(FailurePhase::Load, FailureReason::UnsupportedOperator, "Unknown builtin op: torchvision::nms");
@@ -103,8 +101,8 @@ async fn a_failing_new_revision_leaves_the_old_one_available_and_the_model_degra
 
     // Back to what served: nothing else needs to be done.
     user.apply("vad", json!({"source": {"uri": "s3://models/1.pt"}})).await.unwrap();
-    let third = user.deployment("vad", &crate::cluster::revision(&second)).await;
-    assert_eq!(crate::cluster::revision(&third), crate::cluster::revision(&first));
+    let third = user.deployment("vad", &revision(&second)).await;
+    assert_eq!(revision(&third), revision(&first));
     user.roll_out(&third).await;
     let status = user.status("vad", "Ready", |status| condition(status, "Ready") == "True Serving").await;
     assert!(status.last_failure.is_none());

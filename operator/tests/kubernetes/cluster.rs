@@ -1,10 +1,7 @@
 //! What tests do with an API server: install the chart's rules, run the operator under them, play the parts of the cluster
 //! that do not run, and wait for what should come.
 
-// Each test program uses its own part of this.
-#![allow(dead_code)]
-
-use std::{fmt::Debug, future::Future, time::Duration};
+use std::{fmt::Debug, future::Future, sync::OnceLock, time::Duration};
 
 use clap::Parser as _;
 use k8s_openapi::{
@@ -25,7 +22,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use torchmodel_crds::{TorchModel, TorchModelStatus};
-use torchmodel_operator::{Args, Error, Process, run};
+use torchmodel_operator::{Args, Error, Process, QUIET_LIBRARIES, run};
+use torchmodel_process::log::{self, Log};
 
 use crate::{
     api_server::{ApiServer, Identity},
@@ -117,8 +115,9 @@ impl Operator {
     /// Starts one as that identity.
     pub async fn start(server: &ApiServer, identity: Identity, flags: &[&str]) -> Self {
         let args = Args::try_parse_from([&["torchmodel-operator", "--listen=127.0.0.1:0"], flags].concat()).unwrap();
-        if std::env::var_os("RUST_LOG").is_some() {
-            torchmodel_operator::telemetry::init(&args).unwrap();
+        if std::env::var_os("TORCHMODEL_LOG").is_some() {
+            static LOG: OnceLock<Log> = OnceLock::new();
+            LOG.get_or_init(|| log::init(&args.log, QUIET_LIBRARIES));
         }
         let listener = TcpListener::bind(args.listen).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -183,7 +182,7 @@ impl User {
 
     /// The model's Deployment, once its pods read a revision other than `old`.
     pub async fn deployment(&self, name: &str, old: &str) -> Deployment {
-        eventually(&self.api::<Deployment>(), name, "the Deployment has the wanted revision", |deployment| {
+        eventually(&self.api::<Deployment>(), name, "the Deployment has the desired revision", |deployment| {
             revision(deployment) != old
         })
         .await

@@ -2,17 +2,8 @@
 //!
 //! One API server and one operator serve every test, each in a namespace of its own, as they would in a cluster.
 
-#[path = "support/api_server.rs"]
-mod api_server;
-#[path = "reconcile/children.rs"]
 mod children;
-#[path = "support/cluster.rs"]
-mod cluster;
-#[path = "reconcile/failures.rs"]
 mod failures;
-#[path = "support/helm.rs"]
-mod helm;
-#[path = "reconcile/manifests.rs"]
 mod manifests;
 
 use std::{
@@ -22,11 +13,13 @@ use std::{
 
 use serde_json::json;
 
-use api_server::{ApiServer, Identity};
-use cluster::{Operator, User, install_chart};
+use crate::{
+    api_server::{ApiServer, Identity},
+    cluster::{Operator, User, install_chart},
+};
 
 /// Namespace and user of the operator that serves every test of this program.
-pub const OPERATOR: (&str, &str) = ("torchmodel-system", "system:serviceaccount:torchmodel-system:torchmodel");
+const OPERATOR: (&str, &str) = ("torchmodel-system", "system:serviceaccount:torchmodel-system:torchmodel");
 
 /// The one API server, with the chart installed and an operator that runs until the program ends.
 fn server() -> &'static ApiServer {

@@ -2,13 +2,6 @@
 //!
 //! Each test installs the chart for its own namespace alone, so operators do not meet.
 
-#[path = "support/api_server.rs"]
-mod api_server;
-#[path = "support/cluster.rs"]
-mod cluster;
-#[path = "support/helm.rs"]
-mod helm;
-
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
@@ -27,8 +20,10 @@ use kube::{
 use serde_json::json;
 use torchmodel_crds::TorchModel;
 
-use api_server::{ApiServer, Identity};
-use cluster::{Operator, User, condition, eventually, in_time, install_chart};
+use crate::{
+    api_server::{ApiServer, Identity},
+    cluster::{Operator, User, condition, eventually, in_time, install_chart},
+};
 
 fn server() -> &'static ApiServer {
     static SERVER: OnceLock<ApiServer> = OnceLock::new();

@@ -1,8 +1,5 @@
 //! What `helm template` makes of the chart, and where it and the programs of the local cluster are (`make cluster-programs`).
 
-// Each test program uses its own part of this.
-#![allow(dead_code)]
-
 use std::{
     env,
     io::Write as _,

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::user;
+use super::user;
 
 #[derive(Deserialize)]
 struct Row {

@@ -11,11 +11,8 @@ use kube::{
 use serde_json::json;
 use torchmodel_crds::TorchModel;
 
-use crate::{
-    OPERATOR,
-    cluster::{User, condition, eventually, gone, revision},
-    server, user,
-};
+use super::{OPERATOR, server, user};
+use crate::cluster::{User, condition, eventually, gone, revision};
 
 /// Resource versions of everything of a model.
 async fn versions(user: &User, name: &str) -> Vec<String> {

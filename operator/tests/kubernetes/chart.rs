@@ -1,13 +1,10 @@
 //! What the chart makes of its values, and which it refuses. Needs helm, but no cluster.
 
-#[path = "support/helm.rs"]
-mod helm;
-
 use clap::Parser as _;
 use serde_json::{Value, json};
 use torchmodel_operator::Args;
 
-use helm::render_chart;
+use crate::helm::render_chart;
 
 /// Image and arguments of the operator's container.
 fn operator(values: &Value) -> (String, Vec<String>) {
