@@ -20,7 +20,7 @@ use tokio::{
 };
 use torchmodel_artifact::{self as artifact, ArtifactOptions};
 use torchmodel_core::{
-    engine::EngineLoader,
+    loader::{Loader, ModelFiles},
     metrics::Metrics,
     model::Model,
     repository::{ModelRepository, ModelState, VERSION},
@@ -102,11 +102,7 @@ impl Signals {
 }
 
 /// Serves until a signal or a fatal failure.
-pub async fn serve(
-    arguments: ServeArguments,
-    loader: Arc<dyn EngineLoader>,
-    mut signals: Signals,
-) -> Result<(), Failure> {
+pub async fn serve(arguments: ServeArguments, loader: Arc<dyn Loader>, mut signals: Signals) -> Result<(), Failure> {
     let config = read_config(&arguments.file)?;
     let listeners = bind(&arguments)?;
     let repository = Arc::new(ModelRepository::default());
@@ -202,7 +198,7 @@ fn intake(arguments: &ServeArguments) -> Result<Intake, Failure> {
 struct Starting {
     config: ServeConfig,
     options: ArtifactOptions,
-    loader: Arc<dyn EngineLoader>,
+    loader: Arc<dyn Loader>,
     metrics: Metrics,
     fatal: mpsc::UnboundedSender<Failure>,
 }
@@ -219,7 +215,7 @@ impl Starting {
         let recorded = metrics.clone();
         let load = tokio::task::spawn_blocking(move || {
             let loading = Instant::now();
-            let in_memory = loader.load(&artifact.path, &config)?;
+            let in_memory = loader.load(&ModelFiles { path: artifact.path }, &config)?;
             // A closed channel means that the process is stopping already.
             let model =
                 Model::start(in_memory, config, recorded.clone(), Arc::new(move |failure| drop(fatal.send(failure))))?;

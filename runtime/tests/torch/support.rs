@@ -13,8 +13,8 @@ use tokio::{
 use tonic::transport::Channel;
 use torchmodel_core::{
     config::ModelConfig,
-    engine::EngineLoader as _,
     inference::{InferError, InferRequest, InferResponse, NamedTensor, Parameters},
+    loader::{Loader as _, ModelFiles},
     metrics::Metrics,
     model::Model,
     repository::{ModelRepository, ModelState, VERSION},
@@ -47,7 +47,7 @@ pub struct Served {
 pub fn load(path: &Path, spec: &str) -> Result<(Model, Metrics), Failure> {
     let spec: ModelSpec = serde_yaml::from_str(spec).unwrap();
     let config = ModelConfig::check(&spec, Some("m".into())).unwrap();
-    let loaded = TorchLoader::new(vec![tch::Device::Cpu]).load(path, &config)?;
+    let loaded = TorchLoader::new(vec![tch::Device::Cpu]).load(&ModelFiles { path: path.to_owned() }, &config)?;
     let metrics = Metrics::new();
     let model = Model::start(loaded, config, metrics.model("m", VERSION), Arc::new(|failure| panic!("{failure:?}")))?;
     Ok((model, metrics))
