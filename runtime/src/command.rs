@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use torchmodel_artifact as artifact;
-use torchmodel_core::engine::EngineLoader;
+use torchmodel_core::loader::Loader;
 use torchmodel_crds::Failure;
 use torchmodel_process::Signals;
 use torchmodel_torch::{TorchLoader, devices};
@@ -44,7 +44,7 @@ fn tokio() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|error| misused(format!("starting the async runtime: {error}")))
 }
 
-fn loader(arguments: &ServeArguments) -> Result<Arc<dyn EngineLoader>, Failure> {
+fn loader(arguments: &ServeArguments) -> Result<Arc<dyn Loader>, Failure> {
     let choice = arguments.device.parse().map_err(misused)?;
     Ok(Arc::new(TorchLoader::new(devices(choice)?)))
 }

@@ -19,7 +19,7 @@ use tokio::{
 };
 use torchmodel_artifact::{self as artifact, ArtifactOptions};
 use torchmodel_core::{
-    engine::EngineLoader,
+    loader::{Loader, ModelFiles},
     metrics::Metrics,
     model_key::ModelVersion,
     repository::{ModelRepository, ModelState},
@@ -57,11 +57,7 @@ pub fn artifact_options(arguments: &ArtifactArguments) -> ArtifactOptions {
 }
 
 /// Serves until a signal or a fatal failure.
-pub async fn serve(
-    arguments: ServeArguments,
-    loader: Arc<dyn EngineLoader>,
-    mut signals: Signals,
-) -> Result<(), Failure> {
+pub async fn serve(arguments: ServeArguments, loader: Arc<dyn Loader>, mut signals: Signals) -> Result<(), Failure> {
     let configs = requested_models(&arguments.files, arguments.artifact.artifact.as_deref())?;
     let [config] = <[ServeConfig; 1]>::try_from(configs).map_err(|configs| {
         misused(format!("--file names {} models; start one program for each of them", configs.len()))
@@ -160,7 +156,7 @@ fn intake(arguments: &ServeArguments) -> Result<Intake, Failure> {
 struct Starting {
     config: ServeConfig,
     options: ArtifactOptions,
-    loader: Arc<dyn EngineLoader>,
+    loader: Arc<dyn Loader>,
     metrics: Metrics,
     fatal: mpsc::UnboundedSender<Failure>,
 }
@@ -177,7 +173,7 @@ impl Starting {
         let recorded = metrics.clone();
         let load = tokio::task::spawn_blocking(move || {
             let loading = Instant::now();
-            let in_memory = loader.load(&artifact.path, &config)?;
+            let in_memory = loader.load(&ModelFiles { path: artifact.path }, &config)?;
             // A closed channel means that the process is stopping already.
             let model = Version::start(
                 in_memory,

@@ -1,48 +1,62 @@
-//! From a TorchScript schema and the configuration to a signature.
+//! How the protocol reaches a method: inputs to its arguments, the leaves of its result to output names.
 //!
-//! A [`Binding`] ties protocol inputs to the method's arguments and the leaves of its result to output names. Invariant: what the
-//! configuration declares and the schema contradicts is refused at load, with both named.
+//! Made when a model is loaded, from the interface, the configuration and the plan; taught by the warm-up; asked for names after each
+//! execution. Invariant: what the configuration declares and the interface contradicts is refused at load, with both named.
 
-use torch_shim::{Method, ModuleFacts, Output, Type};
-use torchmodel_core::{
+use torchmodel_crds::{Failure, FailurePhase, FailureReason, TensorSpec};
+
+use crate::{
     config::ModelConfig,
     engine::{EngineError, EngineInput},
     inference::NamedTensor,
+    interface::{Interface, MethodInterface, ValueType},
+    plan::ExecutionPlan,
     signature::{InputSignature, OutputSignature, Signature},
     tensor::{DataType, DataTypeExt as _},
 };
-use torchmodel_crds::{Failure, FailurePhase, FailureReason, TensorSpec};
 
 /// The argument types that the protocol can feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParameterKind {
+    /// A tensor of any datatype but `BYTES`.
     Tensor,
+    /// One whole number.
     Int,
+    /// One number.
     Float,
+    /// One truth value.
     Bool,
+    /// One text.
     Str,
+    /// A list of whole numbers.
     IntList,
+    /// A list of numbers.
     FloatList,
+    /// A list of texts.
     StrList,
 }
 
 impl ParameterKind {
-    fn of(argument_type: &Type) -> Option<Self> {
-        match argument_type {
-            Type::Tensor => Some(Self::Tensor),
-            Type::Int => Some(Self::Int),
-            Type::Float => Some(Self::Float),
-            Type::Bool => Some(Self::Bool),
-            Type::Str => Some(Self::Str),
-            Type::Optional { item } => Self::of(item),
-            Type::List { item } => match **item {
-                Type::Int => Some(Self::IntList),
-                Type::Float => Some(Self::FloatList),
-                Type::Str => Some(Self::StrList),
+    fn of(value_type: &ValueType) -> Option<Self> {
+        match value_type {
+            ValueType::Tensor => Some(Self::Tensor),
+            ValueType::Int => Some(Self::Int),
+            ValueType::Float => Some(Self::Float),
+            ValueType::Bool => Some(Self::Bool),
+            ValueType::Str => Some(Self::Str),
+            ValueType::Optional(item) => Self::of(item),
+            ValueType::List(item) => match **item {
+                ValueType::Int => Some(Self::IntList),
+                ValueType::Float => Some(Self::FloatList),
+                ValueType::Str => Some(Self::StrList),
                 _ => None,
             },
             _ => None,
         }
+    }
+
+    const fn is_list(self) -> bool {
+        matches!(self, Self::IntList | Self::FloatList | Self::StrList)
     }
 
     /// The datatype when nobody declares one, and those that may be declared; none for a tensor, which takes any but `BYTES`.
@@ -92,7 +106,7 @@ pub struct Parameter {
 /// A method and how the protocol reaches it.
 #[derive(Clone, Debug)]
 pub struct Binding {
-    method: Method,
+    method: MethodInterface,
     parameters: Vec<Parameter>,
     signature: Signature,
     declared_outputs: Vec<TensorSpec>,
@@ -104,29 +118,27 @@ fn mismatch(message: String) -> Failure {
 
 impl Binding {
     /// Ties `config` to the method that it names.
-    pub fn new(facts: &ModuleFacts, config: &ModelConfig) -> Result<Self, Failure> {
-        let method = facts.method(&config.method).ok_or_else(|| {
-            let known: Vec<_> = facts.methods.iter().map(|method| method.name.as_str()).collect();
-            mismatch(format!("the model has no method '{}'; it has {}", config.method, known.join(", ")))
-        })?;
-        let is_batched = config.batching.is_some() && !method.is_stateful;
+    pub fn new(interface: &Interface, config: &ModelConfig, plan: &ExecutionPlan) -> Result<Self, Failure> {
+        let method = interface.method(&config.method)?;
+        let is_batched = plan.max_batch_size.is_some();
         let mut parameters = Vec::new();
         let mut inputs = Vec::new();
         for (position, argument) in method.arguments.iter().enumerate() {
-            let is_optional = argument.has_default || matches!(argument.argument_type, Type::Optional { .. });
+            let is_optional = argument.has_default || matches!(argument.value_type, ValueType::Optional(_));
             let declared = config.inputs.iter().find(|input| input.name == argument.name);
-            let Some(kind) = ParameterKind::of(&argument.argument_type) else {
+            let Some(kind) = ParameterKind::of(&argument.value_type) else {
                 if is_optional && declared.is_none() {
                     continue;
                 }
                 return Err(mismatch(format!(
                     "argument '{}' has type {}, which requests cannot carry; give it a default or wrap the model in one that \
                      takes tensors, numbers and strings",
-                    argument.name, argument.argument_type
+                    argument.name, argument.value_type
                 )));
             };
             parameters.push(Parameter { position, kind });
-            inputs.push(input_signature(kind, &argument.name, declared, is_optional, is_batched)?);
+            let is_batched = is_batched && kind == ParameterKind::Tensor;
+            inputs.push(InputSignature { is_optional, is_batched, ..input_signature(kind, &argument.name, declared)? });
         }
         if let Some(unknown) = config.inputs.iter().find(|input| !inputs.iter().any(|known| known.name == input.name)) {
             let known: Vec<_> = inputs.iter().map(|input| input.name.as_str()).collect();
@@ -142,57 +154,77 @@ impl Binding {
             inputs,
             outputs,
             are_outputs_known,
-            is_stateful: method.is_stateful,
-            max_batch_size: config.batching.filter(|_| is_batched).map(|batching| batching.max_batch_size),
+            is_stateful: plan.is_stateful,
+            max_batch_size: plan.max_batch_size,
         };
         Ok(Self { method: method.clone(), parameters, signature, declared_outputs: config.outputs.clone() })
     }
 
-    pub fn method(&self) -> &Method {
+    /// A binding to nothing but a signature: for an engine whose outputs come under the names that clients see.
+    #[must_use]
+    pub fn of_signature(method: MethodInterface, signature: Signature) -> Self {
+        Self { method, parameters: Vec::new(), signature, declared_outputs: Vec::new() }
+    }
+
+    /// The method that is served.
+    #[must_use]
+    pub fn method(&self) -> &MethodInterface {
         &self.method
     }
 
     /// For each input of the signature, where it goes.
+    #[must_use]
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }
 
+    /// What the model takes and gives, as far as is known.
+    #[must_use]
     pub fn signature(&self) -> &Signature {
         &self.signature
     }
 
     /// Whether every input's datatype and shape is known.
+    #[must_use]
     pub fn is_fully_declared(&self) -> bool {
         self.signature.inputs.iter().all(|input| input.datatype.is_some() && input.shape.is_some())
     }
 
     /// Whether an input's values, and not its form alone, may be wrong: numbers that count or select, and texts that are looked
     /// up.
+    #[must_use]
     pub fn depends_on_values(&self) -> bool {
         let is_float = |datatype| matches!(datatype, DataType::Fp16 | DataType::Bf16 | DataType::Fp32 | DataType::Fp64);
         self.signature.inputs.iter().any(|input| !input.datatype.is_some_and(is_float))
     }
 
-    /// Names for what the method returned, in order.
-    pub fn output_names(&self, outputs: &[Output]) -> Result<Vec<String>, EngineError> {
-        if !self.signature.are_outputs_known {
-            let names: Vec<_> = outputs.iter().map(|output| output_name(&output.path)).collect();
-            if let Some(missing) = self.declared_outputs.iter().find(|declared| !names.contains(&declared.name)) {
+    /// Gives the leaves of what the method returned the names that clients see.
+    pub fn named(&self, mut outputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, EngineError> {
+        if self.signature.are_outputs_known {
+            if outputs.len() != self.signature.outputs.len() {
+                let (expected, actual) = (self.signature.outputs.len(), outputs.len());
                 return Err(EngineError::Failed(format!(
-                    "model.outputs names '{}', but the method returned {}",
-                    missing.name,
-                    names.join(", ")
+                    "the method returned {actual} values, its schema says {expected}"
                 )));
             }
-            return Ok(names);
+            for (output, known) in outputs.iter_mut().zip(&self.signature.outputs) {
+                output.name.clone_from(&known.name);
+            }
+            return Ok(outputs);
         }
-        if outputs.len() != self.signature.outputs.len() {
-            let (expected, actual) = (self.signature.outputs.len(), outputs.len());
+        for output in &mut outputs {
+            output.name = output_name(&output.name);
+        }
+        let has = |name: &str| outputs.iter().any(|output| output.name == name);
+        if let Some(missing) = self.declared_outputs.iter().find(|declared| !has(&declared.name)) {
+            let names: Vec<_> = outputs.iter().map(|output| output.name.as_str()).collect();
             return Err(EngineError::Failed(format!(
-                "the method returned {actual} values, its schema says {expected}"
+                "model.outputs names '{}', but the method returned {}",
+                missing.name,
+                names.join(", ")
             )));
         }
-        Ok(self.signature.outputs.iter().map(|output| output.name.clone()).collect())
+        Ok(outputs)
     }
 
     /// Takes what a warm-up run gave into the signature. Errors: a declared output that came out as another datatype or shape.
@@ -277,13 +309,8 @@ fn check_output(declared: &TensorSpec, output: &NamedTensor) -> Result<(), Failu
     Ok(())
 }
 
-fn input_signature(
-    kind: ParameterKind,
-    name: &str,
-    declared: Option<&TensorSpec>,
-    is_optional: bool,
-    is_batched: bool,
-) -> Result<InputSignature, Failure> {
+/// The form of an input. A list takes elements in any shape, unless one is declared; it is shown with one open dimension.
+fn input_signature(kind: ParameterKind, name: &str, declared: Option<&TensorSpec>) -> Result<InputSignature, Failure> {
     let datatype = declared.and_then(|declared| declared.datatype).or_else(|| kind.datatypes().first().copied());
     if let Some(datatype) = datatype.filter(|datatype| !kind.accepts(*datatype)) {
         return Err(mismatch(format!(
@@ -291,26 +318,23 @@ fn input_signature(
             datatype.as_str()
         )));
     }
-    let shape = kind.shape();
     let declared_shape = declared.and_then(|declared| declared.shape.clone());
+    let is_flattened = kind.is_list() && declared_shape.is_none();
+    let shape = kind.shape();
     if let (Some(fixed), Some(declared)) = (&shape, &declared_shape)
         && fixed != declared
+        && !kind.is_list()
     {
         return Err(mismatch(format!(
             "model.inputs declares '{name}' with shape {declared:?}, but it takes {fixed:?}"
         )));
     }
-    Ok(InputSignature {
-        name: name.to_owned(),
-        datatype,
-        shape: shape.or(declared_shape),
-        is_optional,
-        is_batched: is_batched && kind == ParameterKind::Tensor,
-    })
+    let shape = declared_shape.or(shape);
+    Ok(InputSignature { name: name.to_owned(), datatype, shape, is_optional: false, is_batched: false, is_flattened })
 }
 
-/// Outputs as far as the schema tells, and whether that is all.
-fn output_signatures(method: &Method, config: &ModelConfig) -> Result<(Vec<OutputSignature>, bool), Failure> {
+/// Outputs as far as the interface tells, and whether that is all.
+fn output_signatures(method: &MethodInterface, config: &ModelConfig) -> Result<(Vec<OutputSignature>, bool), Failure> {
     let mut paths = Vec::new();
     if !collect_paths(&method.returns, "", &mut paths) {
         let declared = config.outputs.iter().map(|output| OutputSignature {
@@ -340,24 +364,24 @@ fn output_signatures(method: &Method, config: &ModelConfig) -> Result<(Vec<Outpu
     Ok((outputs.collect(), true))
 }
 
-/// Paths of the leaves of `returned`, as the shim will name them; `false` when only a run can tell.
-fn collect_paths(returned: &Type, path: &str, paths: &mut Vec<String>) -> bool {
+/// Paths of the leaves of `returned`, as the engine will name them; `false` when only a run can tell.
+fn collect_paths(returned: &ValueType, path: &str, paths: &mut Vec<String>) -> bool {
     match returned {
-        Type::Tensor | Type::Int | Type::Float | Type::Bool | Type::Str => {
+        ValueType::Tensor | ValueType::Int | ValueType::Float | ValueType::Bool | ValueType::Str => {
             paths.push(path.to_owned());
             true
         }
-        Type::List { item } if matches!(**item, Type::Int | Type::Float | Type::Str) => {
+        ValueType::List(item) if matches!(**item, ValueType::Int | ValueType::Float | ValueType::Str) => {
             paths.push(path.to_owned());
             true
         }
-        Type::None => true,
-        Type::Tuple { items, names } => items.iter().enumerate().all(|(index, item)| {
+        ValueType::None => true,
+        ValueType::Tuple { items, names } => items.iter().enumerate().all(|(index, item)| {
             let name = names.get(index).cloned().unwrap_or_else(|| index.to_string());
             let path = if path.is_empty() { name } else { format!("{path}.{name}") };
             collect_paths(item, &path, paths)
         }),
-        Type::List { .. } | Type::Optional { .. } | Type::Dict { .. } | Type::Other { .. } => false,
+        ValueType::List(_) | ValueType::Optional(_) | ValueType::Dict { .. } | ValueType::Other(_) => false,
     }
 }
 
