@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-const FOLDER: &str = "../runtime/proto";
+const FOLDER: &str = "../runtime/server/proto";
 
 fn main() -> Result<(), Box<dyn Error>> {
     if let Ok(library) = std::env::var("DEP_TORCH_SHIM_LIBRARY") {

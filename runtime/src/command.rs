@@ -4,14 +4,16 @@
 
 use std::sync::Arc;
 
+use torchmodel_artifact as artifact;
+use torchmodel_core::loader::Loader;
 use torchmodel_crds::Failure;
+use torchmodel_process::Signals;
+use torchmodel_torch::{TorchLoader, devices};
 
 use crate::{
     args::{Command, InspectArguments, PullArguments, ServeArguments},
-    artifact,
-    engine::EngineLoader,
-    misused,
-    serve::{self, Signals},
+    manifest::requested_models,
+    misused, serve,
 };
 
 /// Runs one subcommand.
@@ -20,7 +22,9 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Serve(arguments) => {
             let runtime = tokio()?;
             // First of all: the first process of a container is deaf to signals for which it has no handler.
-            let signals = runtime.block_on(async { Signals::listen() })?;
+            let signals = runtime
+                .block_on(async { Signals::listen() })
+                .map_err(|error| misused(format!("listening for signals: {error}")))?;
             // CUDA has to be loaded before anything else touches libtorch.
             let loader = loader(&arguments)?;
             let result = runtime.block_on(serve::serve(*arguments, loader, signals));
@@ -40,19 +44,11 @@ fn tokio() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|error| misused(format!("starting the async runtime: {error}")))
 }
 
-#[cfg(feature = "torch")]
-fn loader(arguments: &ServeArguments) -> Result<Arc<dyn EngineLoader>, Failure> {
-    use crate::engine::torch::{TorchLoader, devices};
+fn loader(arguments: &ServeArguments) -> Result<Arc<dyn Loader>, Failure> {
     let choice = arguments.device.parse().map_err(misused)?;
     Ok(Arc::new(TorchLoader::new(devices(choice)?)))
 }
 
-#[cfg(not(feature = "torch"))]
-fn loader(_: &ServeArguments) -> Result<Arc<dyn EngineLoader>, Failure> {
-    Err(misused("this program was built without libtorch (feature `torch`)".into()))
-}
-
-#[cfg(feature = "torch")]
 fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
     let path = &arguments.path;
     let source = torchmodel_crds::ModelSource::default();
@@ -62,20 +58,17 @@ fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
         local_file: Some(path.clone()),
     };
     let artifact = tokio()?.block_on(artifact::pull(&source, &options)).map_err(|error| error.failure())?;
-    let facts = crate::engine::torch::inspect(&artifact.path)?;
+    let facts = torchmodel_torch::inspect(&artifact.path)?;
     let name = path.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned());
     print!("{}", crate::inspect::describe(&facts, &name, &artifact.sha256));
     Ok(())
 }
 
-#[cfg(not(feature = "torch"))]
-fn inspect(_: &InspectArguments) -> Result<(), Failure> {
-    Err(misused("this program was built without libtorch (feature `torch`)".into()))
-}
-
 async fn pull(arguments: &PullArguments) -> Result<(), Failure> {
-    let config = serve::read_config(&arguments.file)?;
-    let artifact = artifact::pull(&config.source, &serve::artifact_options(&arguments.artifact)).await;
-    println!("{}", artifact.map_err(|error| error.failure())?.path.display());
+    let options = serve::artifact_options(&arguments.artifact);
+    for config in requested_models(&arguments.files, arguments.artifact.artifact.as_deref())? {
+        let artifact = artifact::pull(&config.source, &options).await.map_err(|error| error.failure())?;
+        println!("{}", artifact.path.display());
+    }
     Ok(())
 }

@@ -1,47 +1,25 @@
 //! The inference runtime: pulls a TorchScript artifact and serves it over the Open Inference Protocol.
 //!
-//! Bytes → `rest|grpc` decode → [`inference::InferRequest`] → [`service::InferenceService`] → [`model::Model`] →
-//! [`scheduler::Scheduler`] → [`engine::Engine`] → split → [`inference::InferResponse`] → encode. ARCHITECTURE.md has the map.
+//! The program alone: its arguments, its commands, and the wiring of the crates below it. ARCHITECTURE.md has the map.
 
 pub mod args;
-pub mod artifact;
-pub mod batcher;
 mod command;
-pub mod config;
-pub mod engine;
-pub mod grpc;
-pub mod inference;
-#[cfg(feature = "torch")]
 pub mod inspect;
-pub mod intake;
 mod machine;
-pub mod metrics;
-pub mod model;
-pub mod protocol;
-pub mod repository;
-pub mod rest;
-pub mod scheduler;
+pub mod manifest;
 pub mod serve;
-pub mod server;
-pub mod service;
-pub mod signature;
-mod split;
-pub mod telemetry;
-pub mod tensor;
 
 use std::process::ExitCode;
 
 use torchmodel_crds::Failure;
+use torchmodel_process::log;
 
-use args::{Arguments, Command};
+use self::args::{Arguments, Command};
 
 /// Runs the program: the exit status is 0, or 1 after a failure that the log explains.
 #[must_use]
 pub fn run(arguments: Arguments) -> ExitCode {
-    if let Err(error) = telemetry::init(arguments.log_format, &arguments.log) {
-        eprintln!("{error}");
-        return ExitCode::FAILURE;
-    }
+    let log = log::init(&arguments.log, "");
     let termination_message = match &arguments.command {
         Command::Serve(serve) => Some(serve.termination_message.clone()),
         Command::Inspect(_) | Command::Pull(_) => None,
@@ -50,8 +28,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
     if let Err(failure) = &result {
         serve::report(failure, termination_message.as_deref());
     }
+    drop(log);
     // `serve` may leave a thread inside an inference or a load that never ends, so nothing may wait for it.
-    #[cfg(feature = "torch")]
     if termination_message.is_some() {
         torch_shim::exit_now(i32::from(result.is_err()));
     }

@@ -5,8 +5,9 @@
 use std::{fmt::Write as _, fs, path::Path};
 
 use clap::CommandFactory as _;
+use torchmodel_core::metrics;
 use torchmodel_crds::FailureReason;
-use torchmodel_runtime::{args::Arguments, metrics};
+use torchmodel_runtime::args::Arguments;
 
 fn check(name: &str, content: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
@@ -35,7 +36,7 @@ fn generated_list_of_the_runtimes_flags_is_current() {
 #[test]
 fn generated_list_of_the_runtimes_metrics_is_current() {
     let mut text = String::from(
-        "# Metrics of the runtime\n\nGenerated from runtime/src/metrics.rs by `make generate`. Served at `/metrics` on port 8082.\n\n\
+        "# Metrics of the runtime\n\nGenerated from runtime/core/src/metrics/table.rs by `make generate`. Served at `/metrics` on port 8082.\n\n\
          | Name | Kind | Labels | Meaning |\n|---|---|---|---|\n",
     );
     for metric in metrics::TABLE {

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use torchmodel_crds::FailureReason;
-use torchmodel_runtime::{
+use torchmodel_core::{
     inference::InferError,
     tensor::{DataType, push_bytes_element},
 };
+use torchmodel_crds::FailureReason;
 
 use crate::support::{ask, floats, integer, load, load_source, named, request, values};
 
@@ -271,7 +271,7 @@ async fn a_full_queue_refuses_at_once() {
 }
 
 /// One text as a BYTES input.
-fn text(name: &str, value: &str) -> torchmodel_runtime::inference::NamedTensor {
+fn text(name: &str, value: &str) -> torchmodel_core::inference::NamedTensor {
     let mut data = Vec::new();
     assert!(push_bytes_element(&mut data, value.as_bytes()));
     named(name, DataType::Bytes, &[1], data)

@@ -1,33 +1,26 @@
 //! Which part may know of which: a word that stands in a part's code although it must not is a breach.
 
-use super::{File, assert_none, files};
+use std::process::Command;
 
-/// Parts (a file, or a folder with a final slash), the words that may not stand in their code, and why.
+use super::{File, assert_none, files, root};
+
+/// Parts (a file, or a folder with a final slash), the words that may not stand in their code, and why. What one crate may know of
+/// another stands in the crates' manifests, and Cargo refuses the rest.
 const RULES: &[(&[&str], &[&str], &str)] = &[
     (
-        &["runtime/src/tensor.rs", "runtime/src/inference.rs", "runtime/src/batcher.rs"],
-        &["tokio", "axum", "tonic", "tch", "hyper", "torch_shim", "crate::rest", "crate::grpc", "scheduler", "engine"],
-        "the words between the layers know no layer",
+        &["runtime/core/src/tensor.rs", "runtime/core/src/inference.rs", "runtime/core/src/batcher.rs"],
+        &["tokio", "Instant::now", "scheduler", "engine", "repository"],
+        "the words between the layers, and the policy, know no thread, clock or layer",
     ),
     (
-        &["runtime/src/rest.rs", "runtime/src/rest/"],
-        &["grpc", "tonic", "scheduler", "engine", "batcher", "repository", "tch", "torch_shim"],
+        &["runtime/server/src/rest.rs", "runtime/server/src/rest/"],
+        &["grpc", "tonic", "scheduler", "engine", "batcher", "repository"],
         "REST decodes, asks the service and encodes",
     ),
     (
-        &["runtime/src/grpc.rs", "runtime/src/grpc/"],
-        &["crate::rest", "axum", "scheduler", "engine", "batcher", "repository", "tch", "torch_shim"],
+        &["runtime/server/src/grpc.rs", "runtime/server/src/grpc/"],
+        &["crate::rest", "axum", "scheduler", "engine", "batcher", "repository"],
         "gRPC decodes, asks the service and encodes",
-    ),
-    (
-        &["runtime/src/service.rs", "runtime/src/scheduler.rs", "runtime/src/model.rs", "runtime/src/repository.rs"],
-        &["crate::rest", "crate::grpc", "axum", "tonic", "hyper", "tch", "torch_shim"],
-        "serving knows neither protocols nor libtorch",
-    ),
-    (
-        &["runtime/src/artifact.rs", "runtime/src/artifact/"],
-        &["scheduler", "engine", "grpc", "axum", "tonic", "tch", "torch_shim"],
-        "fetching knows nothing of serving",
     ),
     (
         &[
@@ -41,24 +34,16 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
         &["Client", "Api", "tokio", "async", "Timestamp::now", "Instant::now", "SystemTime", "std::env"],
         "pure steps see no client, clock or environment",
     ),
-    (&["crds/"], &["tokio", "axum", "tonic", "tch", "reqwest"], "the API's types do nothing"),
-    (&["operator/"], &["tch", "torch_shim", "torchmodel_runtime", "tonic"], "the operator serves no model"),
 ];
 
-/// Folders outside which the word may not stand in the code of programs (tests may use it).
-const CONFINED: &[(&str, &[&str])] = &[
-    ("tch", &["runtime/src/engine/torch.rs", "runtime/src/engine/torch/", "runtime/torch-shim/", "tests/"]),
-    // `inspect` prints what the shim reads; lib.rs, which wires the program, ends the process through it.
-    (
-        "torch_shim",
-        &[
-            "runtime/src/engine/torch.rs",
-            "runtime/src/engine/torch/",
-            "runtime/src/inspect.rs",
-            "runtime/src/lib.rs",
-            "tests/",
-        ],
-    ),
+/// For each crate of the runtime, the crates that it must not depend on, by any way, as `cargo tree` tells it.
+const MUST_NOT_DEPEND: &[(&str, &[&str])] = &[
+    ("torchmodel-core", &["axum", "hyper", "tonic", "tch", "torch-sys", "torchmodel-server", "torchmodel-artifact"]),
+    ("torchmodel-server", &["tch", "torch-sys", "torchmodel-artifact", "torchmodel-torch"]),
+    ("torchmodel-artifact", &["axum", "tonic", "tch", "torch-sys", "torchmodel-core"]),
+    ("torchmodel-torch", &["axum", "hyper", "tonic", "torchmodel-server", "torchmodel-artifact"]),
+    ("torchmodel-operator", &["tch", "torch-sys", "tonic", "torchmodel-core"]),
+    ("torchmodel-crds", &["axum", "tonic", "tch", "reqwest"]),
 ];
 
 fn is_in(file: &File, parts: &[&str]) -> bool {
@@ -104,13 +89,30 @@ fn no_part_imports_what_it_must_not_know() {
 }
 
 #[test]
-fn libtorch_is_called_by_its_engine_alone() {
+fn no_crate_depends_on_what_it_must_not_know() {
     let mut found = Vec::new();
-    for (word, homes) in CONFINED {
-        let others = files(".rs").into_iter().filter(|file| !is_in(file, homes) && !is_test(file));
-        found.extend(others.flat_map(|file| breaches(&file, &[word], "only the torch engine")));
+    for (name, others) in MUST_NOT_DEPEND {
+        let tree = Command::new(env!("CARGO"))
+            .args([
+                "tree",
+                "--locked",
+                "--offline",
+                "--prefix=none",
+                "--format={p}",
+                "--edges=normal",
+                "--package",
+                name,
+            ])
+            .current_dir(root())
+            .output()
+            .unwrap();
+        assert!(tree.status.success(), "{name}: {}", String::from_utf8_lossy(&tree.stderr));
+        let tree = String::from_utf8_lossy(&tree.stdout).into_owned();
+        let known: Vec<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+        assert_eq!(known.first(), Some(name), "the tree begins with the crate itself");
+        found.extend(others.iter().filter(|other| known.contains(other)).map(|other| format!("{name} knows {other}")));
     }
-    assert_none("libtorch", &found);
+    assert_none("dependencies", &found);
 }
 
 #[test]

@@ -1,0 +1,101 @@
+//! What requests may take together: the one that is over the bound is refused, and taken once others are answered.
+
+use std::io::Write as _;
+
+use flate2::{Compression, write::GzEncoder};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tonic::Code;
+use torchmodel_server::grpc::proto::{ModelInferRequest, model_infer_request::InferInputTensor};
+
+use crate::{
+    client::{Answer, grpc, http},
+    server::{MAX_REQUEST_BYTES, Server},
+};
+
+const INFER: &str = "POST /v2/models/vector/infer";
+/// The body is the only input's data.
+const RAW: (&str, &str) = ("inference-header-content-length", "0");
+/// A quarter of what one request may be.
+const QUARTER: usize = MAX_REQUEST_BYTES / 4;
+
+/// Waits until requests hold so much: what was sent was read, what was answered was given back.
+async fn until_held(server: &Server, bytes: usize) {
+    while server.intake.held() != bytes {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn grpc_request() -> ModelInferRequest {
+    let shape = vec![i64::try_from(QUARTER / 4).unwrap()];
+    let input = InferInputTensor { name: "input".into(), datatype: "FP32".into(), shape, ..Default::default() };
+    ModelInferRequest {
+        model_name: "vector".into(),
+        inputs: vec![input],
+        raw_input_contents: vec![vec![0; QUARTER].into()],
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_fit_beside_the_others_is_refused_until_they_are_answered() {
+    let server = Server::start_within(MAX_REQUEST_BYTES).await;
+    let quarter = vec![0; QUARTER];
+    let head = format!("{INFER} HTTP/1.1\r\nhost: t\r\n{}: {}\r\nconnection: close\r\n", RAW.0, RAW.1);
+    let mut slow = TcpStream::connect(server.rest).await.unwrap();
+    slow.write_all(format!("{head}content-length: {MAX_REQUEST_BYTES}\r\n\r\n").as_bytes()).await.unwrap();
+    slow.write_all(&vec![0; MAX_REQUEST_BYTES - 4]).await.unwrap();
+    until_held(&server, MAX_REQUEST_BYTES - 4).await;
+
+    let refused = http(server.rest, INFER, &[RAW], &quarter).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{refused:?}");
+    let error = refused.json()["error"].as_str().unwrap().to_owned();
+    assert!(error.ends_with("may hold 4194304 (--max-inflight-bytes); try again later"), "{error}");
+
+    let status = grpc(server.grpc).await.model_infer(grpc_request()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert!(status.message().contains("--max-inflight-bytes"), "{status:?}");
+
+    // Little comes, much is made of it.
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(&quarter).unwrap();
+    let answer = http(server.rest, INFER, &[RAW, ("content-encoding", "gzip")], &gzip.finish().unwrap()).await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+
+    slow.write_all(&[0; 4]).await.unwrap();
+    let mut bytes = Vec::new();
+    slow.read_to_end(&mut bytes).await.unwrap();
+    assert_eq!(Answer::parse(&bytes).unwrap().status, 200);
+    until_held(&server, 0).await;
+    let answer = http(server.rest, INFER, &[RAW], &quarter).await;
+    assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body[..200.min(answer.body.len())]));
+    grpc(server.grpc).await.model_infer(grpc_request()).await.unwrap();
+
+    let metrics = String::from_utf8(http(server.admin, "GET /metrics", &[], b"").await.body).unwrap();
+    let line = "torchmodel_request_total{model=\"\",protocol=\"grpc\",code=\"overloaded\"} 1\n";
+    assert!(metrics.contains(line), "{metrics}");
+}
+
+#[tokio::test]
+async fn json_is_counted_as_what_it_may_become_and_a_request_alone_always_fits() {
+    let server = Server::start_within(MAX_REQUEST_BYTES).await;
+    let json = |padding: usize| {
+        let padding = " ".repeat(padding);
+        format!(r#"{{"inputs":[{{"name":"input","shape":[1],"datatype":"FP32","data":[1{padding}]}}]}}"#)
+    };
+    let mut slow = TcpStream::connect(server.rest).await.unwrap();
+    let head = format!("{INFER} HTTP/1.1\r\nhost: t\r\n{}: {}\r\nconnection: close\r\n", RAW.0, RAW.1);
+    slow.write_all(format!("{head}content-length: {QUARTER}\r\n\r\n").as_bytes()).await.unwrap();
+    slow.write_all(&vec![0; QUARTER - 4]).await.unwrap();
+    until_held(&server, QUARTER - 4).await;
+    assert_eq!(http(server.rest, INFER, &[], json(QUARTER).as_bytes()).await.status, 503);
+    until_held(&server, QUARTER - 4).await;
+    assert_eq!(http(server.rest, INFER, &[], json(QUARTER / 2).as_bytes()).await.status, 200);
+
+    slow.write_all(&[0; 4]).await.unwrap();
+    slow.read_to_end(&mut Vec::new()).await.unwrap();
+    until_held(&server, 0).await;
+    assert_eq!(http(server.rest, INFER, &[], json(QUARTER).as_bytes()).await.status, 200);
+}

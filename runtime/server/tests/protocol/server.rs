@@ -1,0 +1,163 @@
+//! A server of fake models on free ports.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Condvar, Mutex},
+    time::Duration,
+};
+
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use torchmodel_core::{
+    engine::{
+        EngineError,
+        fake::{FakeModel, join},
+    },
+    inference::NamedTensor,
+    metrics::Metrics,
+    repository::{ModelRepository, ModelState},
+    service::InferenceService,
+    tensor::{DataType, DataTypeExt, Tensor},
+};
+use torchmodel_server::{Listeners, Serving, intake::Intake, protocol::Limits, serve};
+
+/// Every datatype of the protocol.
+pub const DATATYPES: [DataType; 14] = [
+    DataType::Bool,
+    DataType::Uint8,
+    DataType::Uint16,
+    DataType::Uint32,
+    DataType::Uint64,
+    DataType::Int8,
+    DataType::Int16,
+    DataType::Int32,
+    DataType::Int64,
+    DataType::Fp16,
+    DataType::Bf16,
+    DataType::Fp32,
+    DataType::Fp64,
+    DataType::Bytes,
+];
+
+/// The most bytes of a request that the server of these tests takes.
+pub const MAX_REQUEST_BYTES: usize = 4 << 20;
+
+/// Holds the computations of the model `slow` until it is opened.
+#[derive(Default)]
+pub struct Gate {
+    is_open: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Gate {
+    pub fn open(&self) {
+        *self.is_open.lock().unwrap() = true;
+        self.changed.notify_all();
+    }
+
+    fn pass(&self) {
+        drop(self.changed.wait_while(self.is_open.lock().unwrap(), |is_open| !*is_open).unwrap());
+    }
+}
+
+/// A running server; it stops when dropped.
+pub struct Server {
+    pub rest: SocketAddr,
+    pub grpc: SocketAddr,
+    pub admin: SocketAddr,
+    pub repository: Arc<ModelRepository>,
+    pub service: InferenceService,
+    pub gate: Arc<Gate>,
+    pub intake: Intake,
+    stop: Option<oneshot::Sender<()>>,
+    task: Option<JoinHandle<bool>>,
+}
+
+impl Server {
+    pub async fn start() -> Self {
+        Self::start_within(16 * MAX_REQUEST_BYTES).await
+    }
+
+    /// Starts a server that takes at most so many bytes of requests at a time.
+    pub async fn start_within(max_inflight_bytes: usize) -> Self {
+        let repository = Arc::new(ModelRepository::default());
+        let metrics = Metrics::new();
+        let gate = Arc::new(Gate::default());
+        for model in models(&gate) {
+            model.serve(&repository, &metrics).unwrap();
+        }
+        let service = InferenceService::new(Arc::clone(&repository));
+        let intake = Intake::new(max_inflight_bytes);
+        let bind = || TcpListener::bind("127.0.0.1:0");
+        let (rest, grpc, admin) = (bind().await.unwrap(), bind().await.unwrap(), bind().await.unwrap());
+        let addresses = [&rest, &grpc, &admin].map(|listener| listener.local_addr().unwrap());
+        let serving = Serving {
+            service: service.clone(),
+            metrics,
+            limits: Limits { max_request_bytes: MAX_REQUEST_BYTES },
+            intake: intake.clone(),
+            max_connections: 1000,
+            drain_timeout: Duration::from_secs(20),
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(serve(Listeners { rest, grpc, admin }, serving, async {
+            let _ = stopped.await;
+        }));
+        let [rest, grpc, admin] = addresses;
+        Self { rest, grpc, admin, repository, service, gate, intake, stop: Some(stop), task: Some(task) }
+    }
+
+    /// Asks the server to stop; the task gives whether everything in flight was answered.
+    pub fn stop(&mut self) -> JoinHandle<bool> {
+        drop(self.stop.take());
+        self.task.take().unwrap()
+    }
+
+    /// A model that is not ready yet.
+    pub fn add_loading(&self, name: &str) {
+        self.repository.set(&name.parse().unwrap(), ModelState::Loading);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.gate.open();
+    }
+}
+
+fn models(gate: &Arc<Gate>) -> Vec<FakeModel> {
+    let identity = |datatype: DataType| {
+        FakeModel::identity(&format!("identity_{}", datatype.as_str().to_lowercase()), datatype, &[-1, -1])
+    };
+    let mut models: Vec<_> = DATATYPES.into_iter().map(identity).collect();
+    models.push(FakeModel::identity("a model: ü", DataType::Fp32, &[-1]));
+    models.push(FakeModel::identity("vector", DataType::Fp32, &[-1]));
+    models.push(
+        FakeModel::new("add_sub")
+            .input("INPUT0", DataType::Int32, &[-1])
+            .input("INPUT1", DataType::Int32, &[-1])
+            .output("OUTPUT0", DataType::Int32, &[-1])
+            .output("OUTPUT1", DataType::Int32, &[-1])
+            .compute(|inputs| {
+                let [a, b] = inputs else { return Err(EngineError::Failed("two inputs".into())) };
+                let (a, b) = (join(a)?, join(b)?);
+                let combine = |name: &str, f: fn(i32, i32) -> i32| {
+                    let ints = |tensor: &Tensor| -> Vec<i32> {
+                        tensor.data().as_chunks::<4>().0.iter().map(|bytes| i32::from_le_bytes(*bytes)).collect()
+                    };
+                    let values = ints(&a).into_iter().zip(ints(&b)).flat_map(|(a, b)| f(a, b).to_le_bytes());
+                    let data = values.collect::<Vec<u8>>().into();
+                    let tensor = Tensor::new(DataType::Int32, a.shape().to_vec(), data);
+                    let tensor = tensor.map_err(|error| EngineError::Failed(error.to_string()))?;
+                    Ok(NamedTensor { name: name.into(), tensor })
+                };
+                Ok(vec![combine("OUTPUT0", i32::wrapping_add)?, combine("OUTPUT1", i32::wrapping_sub)?])
+            }),
+    );
+    models.push(FakeModel::new("broken").compute(|_| Err(EngineError::Failed("it broke".into()))));
+    let gate = Arc::clone(gate);
+    models.push(FakeModel::new("slow").compute(move |_| {
+        gate.pass();
+        Ok(Vec::new())
+    }));
+    models
+}
