@@ -173,7 +173,7 @@ impl Starting {
         let recorded = metrics.clone();
         let load = tokio::task::spawn_blocking(move || {
             let loading = Instant::now();
-            let in_memory = loader.load(&ModelFiles { path: artifact.path }, &config)?;
+            let in_memory = loader.load(&ModelFiles { archive: artifact.file, path: artifact.path }, &config)?;
             // A closed channel means that the process is stopping already.
             let model = Version::start(
                 in_memory,

@@ -4,7 +4,7 @@
 //! program becomes its instances. `torchmodel-torch` implements both. Invariant: nothing is decided in an engine that the plan
 //! decides.
 
-use std::path::PathBuf;
+use std::{fs::File, path::PathBuf, sync::Arc};
 
 use torchmodel_crds::Failure;
 
@@ -19,9 +19,11 @@ use crate::{
 };
 
 /// The files of one model, local and verified.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ModelFiles {
-    /// The archive.
+    /// The archive, open: the descriptor whose bytes were verified. An engine reads this, by position, and not the path.
+    pub archive: Arc<File>,
+    /// Where the archive is, for words.
     pub path: PathBuf,
 }
 

@@ -5,10 +5,12 @@
 
 mod convert;
 mod device;
+mod fault;
 mod instance;
 mod interface;
+mod print;
 
-use std::path::{Path, PathBuf};
+use std::{fs::File, sync::Arc};
 
 pub use device::{DeviceChoice, devices};
 use instance::TorchInstance;
@@ -44,17 +46,20 @@ impl Loader for TorchLoader {
 
     fn open(&self, files: &ModelFiles, config: &ModelConfig) -> Result<Box<dyn Program>, Failure> {
         let device = self.devices.first().copied().unwrap_or(tch::Device::Cpu);
-        let module = Module::load(&files.path, device).map_err(|error| load_failure(&error))?;
+        let module = Module::load_from(&files.archive, device).map_err(|error| load_failure(&error))?;
         let facts = module.describe().map_err(|error| load_failure(&error))?;
         announce(&facts, config, device);
         let interface = interface::of(&facts);
-        Ok(Box::new(TorchProgram { path: files.path.clone(), devices: self.devices.clone(), module, interface }))
+        print::handle();
+        let (model, archive) = (config.name.as_str().into(), Arc::clone(&files.archive));
+        Ok(Box::new(TorchProgram { model, archive, devices: self.devices.clone(), module, interface }))
     }
 }
 
 /// An archive on the first of its devices.
 struct TorchProgram {
-    path: PathBuf,
+    model: Arc<str>,
+    archive: Arc<File>,
     devices: Vec<tch::Device>,
     module: Module,
     interface: Interface,
@@ -66,7 +71,7 @@ impl Program for TorchProgram {
     }
 
     fn instances(self: Box<Self>, plan: &ExecutionPlan, binding: &Binding) -> Result<Vec<BoxedInstance>, Failure> {
-        let Self { path, devices, module, .. } = *self;
+        let Self { model, archive, devices, module, .. } = *self;
         let mut opened = Some(module);
         let mut instances = Vec::with_capacity(plan.placements.len());
         for (index, device) in devices.into_iter().enumerate() {
@@ -76,10 +81,10 @@ impl Program for TorchProgram {
             }
             let module = match opened.take().filter(|_| index == 0) {
                 Some(module) => module,
-                None => Module::load(&path, device).map_err(|error| load_failure(&error))?,
+                None => Module::load_from(&archive, device).map_err(|error| load_failure(&error))?,
             };
             for module in copies(module, count, plan, binding).map_err(|error| load_failure(&error))? {
-                instances.push(boxed(TorchInstance::new(module, device, plan, binding)));
+                instances.push(boxed(TorchInstance::new(module, device, &model, (plan, binding))));
             }
         }
         Ok(instances)
@@ -88,8 +93,11 @@ impl Program for TorchProgram {
 
 /// So many handles on the module's weights, as the plan wants them.
 fn copies(module: Module, count: usize, plan: &ExecutionPlan, binding: &Binding) -> Result<Vec<Module>, TorchError> {
-    let module = if plan.is_frozen { module.freeze(&binding.method().name)? } else { module };
-    let mut modules = (1..count).map(|_| module.share()).collect::<Result<Vec<_>, _>>()?;
+    let method = binding.method();
+    let mut module = if plan.is_frozen { module.freeze(&method.name)? } else { module };
+    // A method that writes to the module, whatever the configuration says of it, has weights of its own on each thread.
+    let mut copy = || if method.is_stateful { module.deep_copy() } else { module.share(&method.name) };
+    let mut modules = (1..count).map(|_| copy()).collect::<Result<Vec<_>, _>>()?;
     modules.push(module);
     Ok(modules)
 }
@@ -129,15 +137,19 @@ fn load_failure(error: &TorchError) -> Failure {
         TorchErrorKind::OutOfMemory if error.message.contains("CUDA") => FailureReason::OutOfDeviceMemory,
         TorchErrorKind::OutOfMemory => FailureReason::OutOfHostMemory,
         TorchErrorKind::Device => FailureReason::DriverTooOld,
-        TorchErrorKind::Archive | TorchErrorKind::Raised | TorchErrorKind::Argument | TorchErrorKind::Torch => {
-            FailureReason::NotTorchScript
-        }
+        TorchErrorKind::Archive
+        | TorchErrorKind::Raised
+        | TorchErrorKind::Argument
+        | TorchErrorKind::Shape
+        | TorchErrorKind::Datatype
+        | TorchErrorKind::Index
+        | TorchErrorKind::Torch => FailureReason::NotTorchScript,
     };
     Failure::new(FailurePhase::Load, reason, error.message.clone())
 }
 
 /// Loads an archive on the CPU and tells what is in it, for `inspect`.
-pub fn inspect(path: &Path) -> Result<ModuleFacts, Failure> {
-    let module = Module::load(path, tch::Device::Cpu).map_err(|error| load_failure(&error))?;
+pub fn inspect(archive: &File) -> Result<ModuleFacts, Failure> {
+    let module = Module::load_from(archive, tch::Device::Cpu).map_err(|error| load_failure(&error))?;
     module.describe().map_err(|error| load_failure(&error))
 }
