@@ -4,10 +4,13 @@
 //! Out: contiguous host memory becomes `Bytes` without a copy. Invariant: memory of a request is never written to.
 
 use bytes::Bytes;
-use torch_shim::{Argument, OutputValue, ScalarType, TensorBuffer, TorchError, tensor_from_bytes, tensor_to_host};
+use torch_shim::{
+    Argument, Output, OutputValue, ScalarType, TensorBuffer, TorchError, tensor_from_bytes, tensor_to_host,
+};
 use torchmodel_core::{
-    binding::ParameterKind,
+    binding::{Binding, ParameterKind},
     engine::EngineInput,
+    inference::NamedTensor,
     tensor::{BytesElements, DataType, DataTypeExt as _, Tensor, push_bytes_element},
 };
 
@@ -39,24 +42,42 @@ pub enum ConvertError {
     Failed(String),
 }
 
-impl ConvertError {
-    /// The same, said of the output at `path`.
-    pub fn of_output(self, path: &str) -> Self {
-        match self {
-            Self::Failed(message) => Self::Failed(format!("output '{path}': {message}")),
-            other => other,
-        }
-    }
-}
-
 impl From<TorchError> for ConvertError {
     fn from(error: TorchError) -> Self {
         Self::Torch(error)
     }
 }
 
+/// The arguments of a call with `inputs`; what is missing takes its default. With `must_copy` their memory is the engine's own.
+pub fn arguments(
+    binding: &Binding,
+    inputs: &[EngineInput],
+    device: tch::Device,
+    must_copy: bool,
+) -> Result<Vec<Argument>, ConvertError> {
+    let mut arguments: Vec<Argument> = binding.method().arguments.iter().map(|_| Argument::Default).collect();
+    for input in inputs {
+        let Some(parameter) = binding.parameters().get(input.index) else { continue };
+        let argument = argument(input, parameter.kind, device, must_copy)?;
+        if let Some(slot) = arguments.get_mut(parameter.position) {
+            *slot = argument;
+        }
+    }
+    Ok(arguments)
+}
+
+/// What a call returned in the protocol's form, each leaf under its path; with `copy` in memory of its own.
+pub fn outputs(outputs: Vec<Output>, copy: bool) -> Result<Vec<NamedTensor>, ConvertError> {
+    let named = outputs.into_iter().map(|Output { path, value }| match output(value, copy) {
+        Ok(tensor) => Ok(NamedTensor { name: path, tensor }),
+        Err(ConvertError::Failed(message)) => Err(ConvertError::Failed(format!("output '{path}': {message}"))),
+        Err(error) => Err(error),
+    });
+    named.collect()
+}
+
 /// The argument for `input`. With `must_copy` its memory is the engine's own.
-pub fn argument(
+fn argument(
     input: &EngineInput,
     kind: ParameterKind,
     device: tch::Device,
@@ -143,7 +164,7 @@ fn texts(input: &EngineInput) -> Result<Vec<Vec<u8>>, ConvertError> {
 }
 
 /// The protocol's form of a leaf; with `copy` in memory of its own.
-pub fn output(value: OutputValue, copy: bool) -> Result<Tensor, ConvertError> {
+fn output(value: OutputValue, copy: bool) -> Result<Tensor, ConvertError> {
     let failed = ConvertError::Failed;
     match value {
         OutputValue::Tensor(tensor) => {

@@ -9,11 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use torch_shim::{Argument, Module, Output};
+use torch_shim::{Argument, ConstantValues, Module, Output};
 use torchmodel_core::{
     binding::Binding,
     engine::{BoxedInstance, EngineError, EngineInput, Execution, ExecutionTimings, Instance, boxed},
-    inference::NamedTensor,
     plan::{Copies, ExecutionPlan},
 };
 use torchmodel_crds::Failure;
@@ -25,7 +24,7 @@ thread_local! {
     static THREADS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// One instance.
+/// One instance. Dropped by the thread that ran it, and a copy by the warm-up before its original serves.
 pub struct TorchInstance {
     module: Module,
     device: tch::Device,
@@ -34,6 +33,19 @@ pub struct TorchInstance {
     threads: usize,
     /// Whose print it is.
     model: Arc<str>,
+    /// In a copy: what it shares with the module that it is a copy of.
+    _restored: Option<RestoredOnDrop>,
+}
+
+/// Constants of a module's code, which hold again what they held when whoever wrote to them is gone.
+struct RestoredOnDrop(ConstantValues);
+
+impl Drop for RestoredOnDrop {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.restore() {
+            tracing::error!("the constants that a warm-up may have written to could not be put back: {error}");
+        }
+    }
 }
 
 /// Arguments, and how long it took to lay them out.
@@ -52,7 +64,7 @@ impl TorchInstance {
     pub fn new(module: Module, device: tch::Device, model: &Arc<str>, how: (&ExecutionPlan, &Binding)) -> Self {
         let (plan, binding) = how;
         let (binding, model) = (Arc::new(binding.clone()), Arc::clone(model));
-        Self { module, device, binding, copies: plan.copies, threads: 1, model }
+        Self { module, device, binding, copies: plan.copies, threads: 1, model, _restored: None }
     }
 
     fn fault(&self) -> FaultContext<'_> {
@@ -84,21 +96,16 @@ impl Instance for TorchInstance {
     }
 
     fn copy(&self) -> Result<Option<BoxedInstance>, Failure> {
+        let restored = RestoredOnDrop(self.module.keep_constants().map_err(|error| load_failure(&error))?);
         let module = self.module.deep_copy().map_err(|error| load_failure(&error))?;
-        Ok(Some(boxed(Self { module, binding: Arc::clone(&self.binding), model: Arc::clone(&self.model), ..*self })))
+        let (binding, model) = (Arc::clone(&self.binding), Arc::clone(&self.model));
+        Ok(Some(boxed(Self { module, binding, model, _restored: Some(restored), ..*self })))
     }
 
     fn stage(&mut self, inputs: Vec<EngineInput>) -> Result<Staged, EngineError> {
         let started = Instant::now();
-        let mut arguments: Vec<Argument> = self.binding.method().arguments.iter().map(|_| Argument::Default).collect();
-        for input in &inputs {
-            let Some(parameter) = self.binding.parameters().get(input.index) else { continue };
-            let argument = convert::argument(input, parameter.kind, self.device, self.copies.inputs)
-                .map_err(|error| self.fault().of_conversion(error))?;
-            if let Some(slot) = arguments.get_mut(parameter.position) {
-                *slot = argument;
-            }
-        }
+        let arguments = convert::arguments(&self.binding, &inputs, self.device, self.copies.inputs)
+            .map_err(|error| self.fault().of_conversion(error))?;
         Ok(Staged { arguments, elapsed: started.elapsed() })
     }
 
@@ -119,12 +126,8 @@ impl Instance for TorchInstance {
 
     fn finish(&mut self, ticket: Ticket) -> Result<Execution, EngineError> {
         let started = Instant::now();
-        let tensors = ticket.outputs.into_iter().map(|Output { path, value }| {
-            let tensor = convert::output(value, self.copies.outputs);
-            let tensor = tensor.map_err(|error| self.fault().of_conversion(error.of_output(&path)))?;
-            Ok(NamedTensor { name: path, tensor })
-        });
-        let outputs = tensors.collect::<Result<_, EngineError>>()?;
+        let outputs =
+            convert::outputs(ticket.outputs, self.copies.outputs).map_err(|error| self.fault().of_conversion(error))?;
         Ok(Execution { outputs, timings: ExecutionTimings { compute_output: started.elapsed(), ..ticket.timings } })
     }
 }

@@ -8,6 +8,7 @@ mod device;
 mod fault;
 mod instance;
 mod interface;
+mod observe;
 mod print;
 
 use std::{fs::File, sync::Arc};
@@ -18,7 +19,7 @@ use torch_shim::{Module, ModuleFacts, TorchError, TorchErrorKind};
 use torchmodel_core::{
     binding::Binding,
     config::ModelConfig,
-    engine::{BoxedInstance, boxed},
+    engine::{BoxedInstance, EngineInput, boxed},
     interface::Interface,
     loader::{Loader, ModelFiles, Program},
     plan::{DeviceKind, ExecutionPlan, Machine},
@@ -52,7 +53,9 @@ impl Loader for TorchLoader {
         let interface = interface::of(&facts);
         print::handle();
         let (model, archive) = (config.name.as_str().into(), Arc::clone(&files.archive));
-        Ok(Box::new(TorchProgram { model, archive, devices: self.devices.clone(), module, interface }))
+        let is_random = facts.method(&config.method).is_some_and(|method| method.is_random);
+        let devices = self.devices.clone();
+        Ok(Box::new(TorchProgram { model, archive, devices, module, interface, is_random }))
     }
 }
 
@@ -63,11 +66,25 @@ struct TorchProgram {
     devices: Vec<tch::Device>,
     module: Module,
     interface: Interface,
+    /// Whether two equal calls of the served method may differ without any state.
+    is_random: bool,
 }
 
 impl Program for TorchProgram {
     fn interface(&self) -> &Interface {
         &self.interface
+    }
+
+    fn shows_state(&mut self, binding: &Binding, inputs: &[EngineInput]) -> Result<bool, Failure> {
+        let device = self.devices.first().copied().unwrap_or(tch::Device::Cpu);
+        print::enter(&self.model);
+        let found = observe::shows_state(&mut self.module, device, binding, (inputs, self.is_random));
+        let found = found.map_err(|error| load_failure(&error))?;
+        if found {
+            // The one that was run is no longer what was saved.
+            self.module = Module::load_from(&self.archive, device).map_err(|error| load_failure(&error))?;
+        }
+        Ok(found)
     }
 
     fn instances(self: Box<Self>, plan: &ExecutionPlan, binding: &Binding) -> Result<Vec<BoxedInstance>, Failure> {
@@ -113,12 +130,19 @@ fn announce(facts: &ModuleFacts, config: &ModelConfig, device: tch::Device) {
         "loaded the archive"
     );
     if facts.method(&config.method).is_some_and(|method| method.is_stateful) {
-        tracing::warn!(
-            model,
-            "method '{}' writes to the model's own attributes: answers depend on earlier requests. It is served by one \
-             instance, in order of arrival, without batching and freezing",
-            config.method
-        );
+        let method = &config.method;
+        if config.is_stateful == Some(false) {
+            tracing::warn!(
+                model,
+                "method '{method}' may write to the model itself; model.stateful: false has it served as if not"
+            );
+        } else {
+            tracing::warn!(
+                model,
+                "method '{method}' may write to the model itself: answers depend on earlier requests. It is served by one \
+                 instance, in order of arrival, without batching and freezing"
+            );
+        }
     }
     let foreign: Vec<_> =
         facts.constant_devices.iter().filter(|found| **found != device::name(device) && *found != "cpu").collect();

@@ -30,9 +30,10 @@ pub fn enter(model: &Arc<str>) {
 fn printed(text: &str) {
     MODEL.with_borrow(|model| {
         for line in lines(text) {
-            match model {
-                Some(model) => tracing::info!(model = &**model, "print: {line}"),
-                None => tracing::info!("print: {line}"),
+            if let Some(model) = model {
+                tracing::info!(model = &**model, "print: {line}");
+            } else {
+                tracing::info!("print: {line}");
             }
         }
     });
