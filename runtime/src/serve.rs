@@ -27,7 +27,7 @@ use torchmodel_core::{
     service::InferenceService,
 };
 use torchmodel_crds::{Failure, FailurePhase, FailureReason};
-use torchmodel_server::{self as server, Listeners, Serving, intake::Intake, protocol::Limits};
+use torchmodel_server::{self as server, Listeners, Serving, admission::Admission, protocol::Limits};
 
 use crate::{
     args::{ArtifactArguments, ServeArguments},
@@ -119,7 +119,7 @@ pub async fn serve(
         service: service.clone(),
         metrics: metrics.clone(),
         limits: Limits { max_request_bytes: arguments.max_request_bytes },
-        intake: intake(&arguments)?,
+        admission: admission(&arguments)?,
         max_connections: server::connections_within(machine::raise_open_files()),
         drain_timeout: arguments.drain_timeout.get(),
     };
@@ -183,7 +183,7 @@ async fn told_to_stop(signals: &mut Signals, shutdown_delay: Duration, service: 
 }
 
 /// The bound on all requests, which must leave room for the largest.
-fn intake(arguments: &ServeArguments) -> Result<Intake, Failure> {
+fn admission(arguments: &ServeArguments) -> Result<Admission, Failure> {
     let largest = arguments.max_request_bytes;
     let by_default = || {
         let most = largest.saturating_mul(DEFAULT_INFLIGHT_REQUESTS);
@@ -195,7 +195,7 @@ fn intake(arguments: &ServeArguments) -> Result<Intake, Failure> {
             "--max-inflight-bytes is {most}: it must be at least --max-request-bytes, which is {largest}"
         )));
     }
-    Ok(Intake::new(most))
+    Ok(Admission::new(most))
 }
 
 /// What is needed to get from a configuration to a model.

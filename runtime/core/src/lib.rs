@@ -13,5 +13,6 @@ pub mod repository;
 pub mod scheduler;
 pub mod service;
 pub mod signature;
+pub mod slab;
 mod split;
 pub mod tensor;

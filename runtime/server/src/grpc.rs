@@ -28,7 +28,8 @@ use self::{
     status::status_of,
 };
 use crate::{
-    intake::{IntakeError, Share},
+    admission::AdmissionError,
+    intake::Share,
     protocol::{Limits, parse_version},
 };
 
@@ -76,7 +77,7 @@ pub fn routes(service: InferenceService, metrics: Metrics, limits: Limits) -> Ro
 
 /// What tonic answers when a body was not taken: it looks for a status in the body's error.
 #[must_use]
-pub fn refuse(error: IntakeError) -> Box<dyn std::error::Error + Send + Sync> {
+pub fn refuse(error: AdmissionError) -> Box<dyn std::error::Error + Send + Sync> {
     Box::new(status_of(&error.into()))
 }
 

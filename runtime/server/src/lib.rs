@@ -3,6 +3,7 @@
 //! The program calls [`serve`] with bound listeners. One accept loop serves HTTP/1.1 and HTTP/2 alike; REST and gRPC are routers on
 //! it. Invariant: no connection can end the server or hold it up past the drain timeout, and each costs a bounded time to refuse.
 
+pub mod admission;
 mod connection;
 pub mod grpc;
 pub mod intake;
@@ -22,7 +23,7 @@ use tokio::{
 use torchmodel_core::{metrics::Metrics, service::InferenceService};
 
 use self::connection::Versions;
-use crate::{intake::Intake, protocol::Limits};
+use crate::{admission::Admission, intake::Intake, protocol::Limits};
 
 /// The most connections served at one time, for each port; more wait in the system's backlog.
 const MAX_CONNECTIONS: u64 = 4096;
@@ -54,7 +55,7 @@ pub struct Serving {
     /// Bounds them.
     pub limits: Limits,
     /// Bounds what they take together.
-    pub intake: Intake,
+    pub admission: Admission,
     /// Connections at one time, for each port.
     pub max_connections: usize,
     /// How long requests in flight may take after `shutdown`.
@@ -71,7 +72,8 @@ pub fn connections_within(open_files: u64) -> usize {
 /// Serves until `shutdown` completes; then accepts nothing more, answers what is in flight for at most the drain timeout, and
 /// closes the metrics port last. Returns whether everything in flight was answered.
 pub async fn serve(listeners: Listeners, serving: Serving, shutdown: impl Future<Output = ()>) -> bool {
-    let Serving { service, metrics, limits, intake, max_connections, drain_timeout } = serving;
+    let Serving { service, metrics, limits, admission, max_connections, drain_timeout } = serving;
+    let intake = Intake::new(admission);
     let rest = rest::router(service.clone(), metrics.clone(), limits);
     let rest = intake.bound(rest, "/v2/", Into::into);
     let grpc = grpc::routes(service.clone(), metrics.clone(), limits).prepare().into_axum_router();
