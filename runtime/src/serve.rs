@@ -7,6 +7,7 @@ use std::{
     fs,
     io::{self, Write as _},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroUsize,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -121,6 +122,7 @@ pub async fn serve(
         limits: Limits { max_request_bytes: arguments.max_request_bytes },
         admission: admission(&arguments)?,
         max_connections: server::connections_within(machine::raise_open_files()),
+        io_threads: arguments.io_threads.map_or_else(machine::io_threads, NonZeroUsize::get),
         drain_timeout: arguments.drain_timeout.get(),
     };
     let shutdown = async move {

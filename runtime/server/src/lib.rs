@@ -9,6 +9,7 @@ mod connection;
 pub mod grpc;
 mod http2;
 pub mod intake;
+mod io_threads;
 mod port;
 pub mod protocol;
 mod rest;
@@ -24,7 +25,13 @@ use tokio::{
 };
 use torchmodel_core::{metrics::Metrics, service::InferenceService};
 
-use self::{connection::Port, grpc::GrpcHandler, http2::router::RouterHandler, port::serve_port};
+use self::{
+    connection::Port,
+    grpc::GrpcHandler,
+    http2::router::RouterHandler,
+    io_threads::IoThreads,
+    port::{Seats, serve_port},
+};
 use crate::{admission::Admission, intake::Intake, protocol::Limits};
 
 /// The most connections served at one time, for each port; more wait in the system's backlog.
@@ -62,6 +69,8 @@ pub struct Serving {
     pub admission: Admission,
     /// Connections at one time, for each port.
     pub max_connections: usize,
+    /// Threads that serve the connections of both inference ports.
+    pub io_threads: usize,
     /// How long requests in flight may take after `shutdown`.
     pub drain_timeout: Duration,
 }
@@ -76,7 +85,7 @@ pub fn connections_within(open_files: u64) -> usize {
 /// Serves until `shutdown` completes; then accepts nothing more, answers what is in flight for at most the drain timeout, and
 /// closes the metrics port last. Returns whether everything in flight was answered.
 pub async fn serve(listeners: Listeners, serving: Serving, shutdown: impl Future<Output = ()>) -> bool {
-    let Serving { service, metrics, limits, admission, max_connections, drain_timeout } = serving;
+    let Serving { service, metrics, limits, admission, max_connections, io_threads, drain_timeout } = serving;
     let (stop, stopped) = watch::channel(false);
     let admin = rest::admin_router(service.clone(), metrics.clone());
     let admin = AdminThread::start(listeners.admin, router_port(admin, &admission), max_connections);
@@ -85,9 +94,13 @@ pub async fn serve(listeners: Listeners, serving: Serving, shutdown: impl Future
     let rest = router_port(rest, &admission);
     let handler = Arc::new(GrpcHandler::new(service, metrics, limits, admission.clone()));
     let grpc = Port { handler, router: None };
+    let threads = IoThreads::start(io_threads).inspect_err(|error| {
+        tracing::error!(%error, "no threads for connections could be started: they share one");
+    });
+    let seats = Seats { threads: threads.ok().map(Arc::new), max_connections };
     let mut inference = JoinSet::new();
-    inference.spawn(serve_port(listeners.rest, rest, max_connections, stopped.clone()));
-    inference.spawn(serve_port(listeners.grpc, grpc, max_connections, stopped));
+    inference.spawn(serve_port(listeners.rest, rest, seats.clone(), stopped.clone()));
+    inference.spawn(serve_port(listeners.grpc, grpc, seats, stopped));
     let trim = tokio::spawn(trim(admission));
     shutdown.await;
     stop.send_replace(true);
@@ -133,7 +146,7 @@ impl AdminThread {
         std::thread::Builder::new().name("admin".into()).spawn(move || {
             runtime.block_on(async {
                 match TcpListener::from_std(listener) {
-                    Ok(listener) => serve_port(listener, port, max_connections, stopped).await,
+                    Ok(listener) => serve_port(listener, port, Seats { threads: None, max_connections }, stopped).await,
                     Err(error) => tracing::error!(%error, "the port for metrics was not served"),
                 }
             });

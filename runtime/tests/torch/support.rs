@@ -77,6 +77,7 @@ pub async fn serve((model, metrics): (Model, Metrics)) -> Served {
         limits: Limits::default(),
         admission: Admission::new(usize::MAX),
         max_connections: 1000,
+        io_threads: 2,
         drain_timeout: Duration::from_secs(10),
     };
     let server = tokio::spawn(server::serve(listeners, serving, async { drop(stopped.await) }));

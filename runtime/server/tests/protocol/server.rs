@@ -96,6 +96,7 @@ impl Server {
             limits: Limits { max_request_bytes: MAX_REQUEST_BYTES },
             admission: admission.clone(),
             max_connections: 1000,
+            io_threads: 2,
             drain_timeout: Duration::from_secs(20),
         };
         let (stop, stopped) = oneshot::channel::<()>();
