@@ -4,8 +4,9 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use torchmodel_crds::Duration;
+use torchmodel_process::log::LogArguments;
 
 /// Serves PyTorch (TorchScript) models over the Open Inference Protocol (KServe v2), REST and gRPC.
 #[derive(Debug, Parser)]
@@ -14,21 +15,9 @@ pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// Form of the log: text for people, json for log collectors.
-    #[arg(long, global = true, env = "TORCHMODEL_LOG_FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
-    /// What to log: a level (error, warn, info, debug, trace) or a filter such as `torchmodel_runtime=debug`.
-    #[arg(long, global = true, env = "TORCHMODEL_LOG", default_value = "info")]
-    pub log: String,
-}
-
-/// Form of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// Readable lines.
-    Text,
-    /// One JSON object a line.
-    Json,
+    /// The log.
+    #[command(flatten)]
+    pub log: LogArguments,
 }
 
 /// What to do.

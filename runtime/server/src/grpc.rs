@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// The messages and stubs generated from `proto/inference.proto`.
-#[allow(missing_docs, clippy::all, clippy::pedantic, unused_qualifications)]
+#[expect(missing_docs, clippy::all, clippy::pedantic, unused_qualifications, reason = "generated")]
 pub mod proto {
     tonic::include_proto!("inference");
 }

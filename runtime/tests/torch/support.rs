@@ -13,8 +13,8 @@ use tokio::{
 use tonic::transport::Channel;
 use torchmodel_core::{
     config::ModelConfig,
-    engine::EngineLoader as _,
     inference::{InferError, InferRequest, InferResponse, NamedTensor, Parameters},
+    loader::{Loader as _, ModelFiles},
     metrics::Metrics,
     model_key::ModelVersion,
     repository::{ModelRepository, ModelState},
@@ -48,7 +48,7 @@ pub struct Served {
 pub fn load(path: &Path, spec: &str) -> Result<(Version, Metrics), Failure> {
     let spec: ModelSpec = serde_yaml::from_str(spec).unwrap();
     let config = ModelConfig::check(&spec, Some("m".into())).unwrap();
-    let loaded = TorchLoader::new(vec![tch::Device::Cpu]).load(path, &config)?;
+    let loaded = TorchLoader::new(vec![tch::Device::Cpu]).load(&ModelFiles { path: path.to_owned() }, &config)?;
     let metrics = Metrics::new();
     let recorded = metrics.model(&config.name, ModelVersion::FIRST);
     let model = Version::start(loaded, config, recorded, Arc::new(|failure| panic!("{failure:?}")))?;
