@@ -16,7 +16,7 @@ struct Row {
 #[tokio::test]
 async fn every_manifest_is_accepted_or_refused_with_its_sentence() {
     let user = user("manifests").await;
-    let cases: Vec<Row> = serde_yaml::from_str(include_str!("../../../crds/tests/manifests.yaml")).unwrap();
+    let cases: Vec<Row> = serde_yaml::from_str(include_str!("../../../../crds/tests/manifests.yaml")).unwrap();
     for Row { case, name, spec, refused } in cases {
         let result = user.apply(&name, spec).await;
         match (refused, result) {
