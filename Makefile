@@ -78,6 +78,12 @@ generate: libtorch ## Write the generated files: CRD, chart copy, lists of flags
 	@$(CARGO) run --quiet -p torchmodel-crds --features kubernetes --bin crd -- --write
 	@TORCHMODEL_GENERATE=1 $(CARGO) test --quiet -p torchmodel-crds -p torchmodel-operator -p torchmodel-runtime generated
 
+# --- Measuring -------------------------------------------------------------------------------------------------------
+
+.PHONY: bench-wire
+bench-wire: libtorch ## Compare what requests cost this runtime and the slice's (ARGUMENTS="--quick" for a short version)
+	@runtime/bench/wire.sh $(ARGUMENTS)
+
 # --- The local cluster -----------------------------------------------------------------------------------------------
 
 .PHONY: cluster-programs
