@@ -11,8 +11,6 @@ mod warmup;
 
 use std::{path::Path, time::Instant};
 
-pub use device::{DeviceChoice, devices};
-use schema::Binding;
 use torch_shim::{Argument, Method, Module, ModuleFacts, Output, TorchError, TorchErrorKind};
 use torchmodel_core::{
     config::ModelConfig,
@@ -21,6 +19,9 @@ use torchmodel_core::{
     signature::Signature,
 };
 use torchmodel_crds::{Failure, FailurePhase, FailureReason};
+
+pub use self::device::{DeviceChoice, devices};
+use self::schema::Binding;
 
 /// Loads TorchScript archives onto devices.
 pub struct TorchLoader {
