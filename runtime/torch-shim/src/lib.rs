@@ -22,7 +22,7 @@ pub use tensor::{
 };
 pub use value::{Argument, Output, OutputValue};
 
-use error::check;
+use self::error::check;
 
 /// Gives the calling thread a CUDA stream of its own on `device`, so that instances on one device overlap.
 pub fn use_own_stream(device: tch::Device) -> Result<(), TorchError> {
