@@ -26,7 +26,7 @@ pub use schema::{ArgumentSchema, Method, ModuleFacts, Sizes, Type};
 pub use tensor::{HostTensor, ScalarType, TensorBuffer, tensor_from_bytes, tensor_to_device, tensor_to_host};
 pub use value::{Argument, Output, OutputValue};
 
-use error::check;
+use self::error::check;
 
 /// Gives the calling thread a CUDA stream of its own on `device`, so that instances on one device overlap.
 pub fn use_own_stream(device: tch::Device) -> Result<(), TorchError> {

@@ -13,8 +13,6 @@ mod print;
 
 use std::{fs::File, sync::Arc};
 
-pub use device::{DeviceChoice, devices};
-use instance::TorchInstance;
 use torch_shim::{Module, ModuleFacts, TorchError, TorchErrorKind};
 use torchmodel_core::{
     binding::Binding,
@@ -25,6 +23,10 @@ use torchmodel_core::{
     plan::{DeviceKind, ExecutionPlan, Machine},
 };
 use torchmodel_crds::{Failure, FailurePhase, FailureReason};
+
+pub use self::device::{DeviceChoice, devices};
+use self::instance::TorchInstance;
+use self::schema::Binding;
 
 /// Loads TorchScript archives onto devices.
 pub struct TorchLoader {
