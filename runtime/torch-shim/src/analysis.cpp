@@ -137,7 +137,7 @@ std::string describe(const torch::jit::Module &module) {
     auto graph = method.graph()->copy();
     expand(graph);
     collect_devices(graph, devices);
-    Effects effects = effects_of(graph);
+    Effects effects = effects_of(graph, module._ivalue());
     const auto &schema = method.function().getSchema();
     methods += methods.empty() ? "" : ",";
     methods += "{\"name\":" + quoted(method.name()) + ",\"arguments\":" + arguments_json(schema.arguments(), 1) +

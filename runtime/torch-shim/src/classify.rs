@@ -139,7 +139,7 @@ fn is_out_of_memory(cause: &str) -> bool {
 }
 
 /// What operators say of inputs that they refuse: the kind, and pieces of the sentence in order, of which the first begins it.
-/// `tests/refused.rs` makes libtorch say each of them.
+/// `tests/shim/refused.rs` makes libtorch say each of them, on the CPU and on a GPU.
 const REFUSED: &[(TorchErrorKind, &[&str])] = &[
     (Shape, &["mat1 and mat2 shapes cannot be multiplied ("]),
     (Shape, &["self must be a matrix"]),
@@ -202,6 +202,10 @@ const REFUSED: &[(TorchErrorKind, &[&str])] = &[
     (Index, &["KeyError:"]),
     (Index, &["basic_string::at: __n (which is "]),
     (Datatype, &["expected m1 and m2 to have the same dtype, but got: "]),
+    (Datatype, &["expected mat1 and mat2 to have the same dtype, but got: "]),
+    (Datatype, &["Input type (", ") and weight type (", ") should be the same"]),
+    (Datatype, &["Expected tensor for argument #", " to have the same type as tensor for argument #"]),
+    (Datatype, &["masked_fill only supports boolean masks, but got dtype "]),
     (Datatype, &["expected scalar type ", " but found "]),
     (Datatype, &["dot : expected both vectors to have same dtype"]),
     (Datatype, &["Expected tensor for argument #", " to have one of the following scalar types: "]),

@@ -122,7 +122,8 @@ bool is_normalisation(const std::string &name) {
 
 class Analysis {
 public:
-  explicit Analysis(const std::shared_ptr<Graph> &graph) : contents_(3) {
+  Analysis(const std::shared_ptr<Graph> &graph, const at::IValue &self) : contents_(3), module_(graph->inputs()[0]), self_(self) {
+    collect_set_names(graph->block());
     // What hangs on a region of these three belongs to it.
     for (size_t region : {MODULE, CONSTANTS, INPUTS}) contents_[region].insert(region);
     for (size_t i = 0; i < graph->inputs().size(); ++i) point(graph->inputs()[i], {i == 0 ? MODULE : INPUTS});
@@ -198,8 +199,27 @@ private:
     for (Node *node : block->nodes()) visit(node);
   }
 
-  // In evaluation mode every module's `training` is false: branches that only training takes, such as batch norm's counters, are
-  // not looked at. (libtorch's own passes would fold them, and drop writes with them that they take for dead.)
+  void collect_set_names(Block *block) {
+    for (Node *node : block->nodes()) {
+      if (node->kind() == c10::prim::SetAttr) set_names_.insert(node->s(c10::attr::name));
+      if (node->hasAttribute(c10::attr::Subgraph)) collect_set_names(node->g(c10::attr::Subgraph)->block());
+      for (Block *inner : node->blocks()) collect_set_names(inner);
+    }
+  }
+
+  // The object that `value` is, when it hangs on the module by attributes that the method does not set.
+  std::optional<at::IValue> object(Value *value) {
+    if (value == module_) return self_;
+    Node *node = value->node();
+    if (node->kind() != c10::prim::GetAttr || set_names_.count(node->s(c10::attr::name)) != 0) return std::nullopt;
+    auto owner = object(node->input());
+    if (!owner || !owner->isObject()) return std::nullopt;
+    return owner->toObjectRef().getAttr(node->s(c10::attr::name));
+  }
+
+  // Branches that the module as it was loaded never takes are not looked at: those of training, such as batch norm's counters,
+  // and those behind flags that the method does not set. (libtorch's own passes would fold them, and drop writes with them that
+  // they take for dead.)
   std::optional<bool> known(Value *value) {
     auto [entry, is_new] = known_.emplace(value, std::nullopt);
     if (is_new) {
@@ -220,7 +240,9 @@ private:
     case c10::prim::GetAttr: {
       auto owner = node->input()->type()->cast<c10::ClassType>();
       bool is_training = owner && owner->is_module() && node->s(c10::attr::name) == "training";
-      return is_training ? std::optional<bool>(false) : std::nullopt;
+      if (is_training) return false;
+      auto found = object(value);
+      return found && found->isBool() ? std::optional<bool>(found->toBool()) : std::nullopt;
     }
     case c10::aten::__not__: {
       auto of = known(node->input(0));
@@ -427,12 +449,15 @@ private:
   std::unordered_map<Value *, size_t> made_;
   std::unordered_map<Value *, std::optional<bool>> known_;
   std::vector<Regions> contents_;
+  Value *module_;
+  at::IValue self_;
+  std::set<std::string> set_names_;
   Effects effects_;
   bool changed_ = false;
 };
 
 }  // namespace
 
-Effects effects_of(const std::shared_ptr<Graph> &graph) { return Analysis(graph).effects(); }
+Effects effects_of(const std::shared_ptr<Graph> &graph, const at::IValue &self) { return Analysis(graph, self).effects(); }
 
 }  // namespace shim

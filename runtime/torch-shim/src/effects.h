@@ -2,6 +2,10 @@
 #pragma once
 #include <memory>
 
+namespace c10 {
+struct IValue;
+}
+
 namespace torch::jit {
 struct Graph;
 }
@@ -15,7 +19,8 @@ struct Effects {
   bool random = false;     // none, but it draws random numbers: two equal calls may differ
 };
 
-// `graph` is inlined and its first input is `self`. Errs towards "writes": where the code does not tell, it says so.
-Effects effects_of(const std::shared_ptr<torch::jit::Graph> &graph);
+// `graph` is inlined and its first input is `self`, a module in evaluation mode. Errs towards "writes": where the code does not
+// tell, it says so.
+Effects effects_of(const std::shared_ptr<torch::jit::Graph> &graph, const c10::IValue &self);
 
 }  // namespace shim

@@ -123,14 +123,13 @@ const WRITES_TO_THE_MODULE: &[&str] = &[
     "a, b, c = torch.native_batch_norm(x.view([1, 1]), None, None, self.w, self.w, True, 0.1, 0.00001)\nreturn a",
     "a, b, c = torch._native_batch_norm_legit(x.view([1, 1]), None, None, self.w, self.w, True, 0.1, 0.00001)\nreturn a",
     "if not self.training:\n  self.n += 1",
+    "if not self.flag:\n  self.n += 1",
+    "self.flag = True\nif self.flag:\n  self.w.add_(x)",
 ];
 
 /// What is told for the sake of caution: code that is not known before it runs, and what shares a list with the module's own.
-const MAY_WRITE_TO_THE_MODULE: &[&str] = &[
-    "y = (self.scaler).forward(x)",
-    "y = torch.batch_norm(x.view([1, 1]), None, None, self.w, self.w, self.flag, 0.1, 0.00001, False)",
-    "y = [self.w, x]\ny[1].add_(1)",
-];
+const MAY_WRITE_TO_THE_MODULE: &[&str] =
+    &["y = (self.scaler).forward(x)", "if bool(x.sum() < 0):\n  self.n += 1", "y = [self.w, x]\ny[1].add_(1)"];
 
 const WRITES_TO_A_CONSTANT: &[&str] = &[
     "return CONSTANTS.c0.add_(x)",
@@ -170,6 +169,8 @@ const KEEPS_NOTHING: &[&str] = &[
     "y = torch.embedding(self.p.view([1, 1]), torch.zeros([1], dtype=4))\ny.mul_(2)",
     "y = torch.split(x * 2, [1])\ny[0].add_(self.w)",
     "y = torch.einsum('i,j->ij', [x, self.w])\ny.add_(1)\nreturn y",
+    "if self.flag:\n  self.n += 1",
+    "y = torch.batch_norm(x.view([1, 1]), None, None, self.w, self.w, self.flag, 0.1, 0.00001, False)",
     "print(x)\nassert bool(x.sum() > 0)",
 ];
 

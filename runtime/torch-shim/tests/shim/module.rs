@@ -139,6 +139,33 @@ fn faults_have_a_kind_and_no_backtrace() {
     assert_eq!(unknown.kind, TorchErrorKind::Argument, "{unknown}");
 }
 
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[test]
+fn a_call_that_fails_keeps_nothing_of_its_arguments() {
+    let mut module = load(
+        "def forward(self, x, s: str, n: int):\n  assert n != 0, 'no ' + s\n  if n == 1:\n    return torch.mm(x, x)\n  return x[n]\n",
+        &[],
+    );
+    let mut fail = |number: Argument| {
+        let x = Argument::Tensor(Tensor::ones([1 << 18], (Kind::Float, Device::Cpu)));
+        module.run("forward", &[x, Argument::Str(vec![b'a'; 1 << 20]), number]).unwrap_err().kind
+    };
+    let mut fail_in_every_way =
+        || [Argument::Int(0), Argument::Int(1), Argument::Int(1 << 30), Argument::Double(0.5)].map(&mut fail);
+    let kinds = [TorchErrorKind::Raised, TorchErrorKind::Shape, TorchErrorKind::Index, TorchErrorKind::Argument];
+    assert_eq!(fail_in_every_way(), kinds);
+    let before = resident_bytes();
+    for _ in 0..200 {
+        assert_eq!(fail_in_every_way(), kinds);
+    }
+    // Each round has arguments of 8 MB; other tests run at the same time.
+    assert!(resident_bytes() < before + (200 << 20), "{before} bytes grew to {}", resident_bytes());
+}
+
 #[test]
 fn a_file_that_is_no_archive_is_told_apart_from_one_with_a_foreign_operator() {
     let folder = TempDir::new().unwrap();
