@@ -16,5 +16,6 @@ pub mod scheduler;
 pub mod service;
 pub mod signature;
 mod split;
+pub mod statistics;
 pub mod tensor;
 pub mod version;

@@ -68,7 +68,7 @@ struct Shared {
 /// A model's queue and its running instances.
 pub struct Scheduler {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Scheduler {
@@ -77,7 +77,7 @@ impl Scheduler {
         config.metrics.set_instances(engines.len());
         let state = Mutex::new(State { batcher: Batcher::new(config.batcher), is_closed: false });
         let shared = Arc::new(Shared { config, state, wake: Condvar::new() });
-        let mut scheduler = Self { shared, threads: Vec::new() };
+        let scheduler = Self { shared, threads: Mutex::default() };
         let mut signature = Signature::default();
         for (index, engine) in engines.into_iter().enumerate() {
             // One after the other: warm-up measures and compiles, and the first instance's work serves the rest.
@@ -86,7 +86,7 @@ impl Scheduler {
         Ok((scheduler, signature))
     }
 
-    fn start_instance(&mut self, index: usize, mut engine: Box<dyn Engine>) -> Result<Signature, Failure> {
+    fn start_instance(&self, index: usize, mut engine: Box<dyn Engine>) -> Result<Signature, Failure> {
         let shared = Arc::clone(&self.shared);
         let (report, started) = mpsc::channel();
         let run = move || match engine.start() {
@@ -111,7 +111,7 @@ impl Scheduler {
             .spawn(run)
             .map_err(|error| internal(format!("starting the thread of instance {index}: {error}")))?;
         let started = started.recv();
-        self.threads.push(thread);
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         started.map_err(|_| internal(format!("instance {index} panicked while it started")))?
     }
 
@@ -147,15 +147,21 @@ impl Scheduler {
         self.shared.lock().is_closed = true;
         self.shared.wake.notify_all();
     }
-}
 
-impl Drop for Scheduler {
-    fn drop(&mut self) {
-        self.close();
-        for thread in self.threads.drain(..) {
+    /// Waits until every instance has ended, which they do only after [`Self::close`].
+    pub fn join(&self) {
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
             // A panic was reported where it happened.
             drop(thread.join());
         }
+    }
+}
+
+impl Drop for Scheduler {
+    /// The threads end by themselves; whoever drops the last handle may be a request and must not wait for them.
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

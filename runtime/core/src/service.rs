@@ -11,7 +11,7 @@ use crate::{
     inference::{InferError, InferRequest, InferResponse},
     metadata::{ModelMetadata, ServerMetadata},
     model_key::{ModelName, ModelVersion},
-    repository::{ModelRepository, ModelState},
+    repository::ModelRepository,
 };
 
 /// The server's one set of operations, cheap to clone.
@@ -56,7 +56,8 @@ impl InferenceService {
         !self.health.is_dead.load(Ordering::Acquire)
     }
 
-    /// `Ok` when every model is loaded and warmed up and the server is not draining, else the reason.
+    /// `Ok` when every model that was asked for at the start answers and the server is not draining, else the reason. A model that is swapped
+    /// answers all the time.
     pub fn readiness(&self) -> Result<(), String> {
         if !self.is_live() {
             return Err("the server failed and waits to be restarted".into());
@@ -64,19 +65,7 @@ impl InferenceService {
         if self.is_draining() {
             return Err("the server is draining".into());
         }
-        let models = self.repository.list();
-        if models.is_empty() {
-            return Err("no model is loaded yet".into());
-        }
-        for (name, state) in models {
-            match state {
-                ModelState::Ready(_) => {}
-                ModelState::Loading => return Err(format!("model '{name}' is loading")),
-                ModelState::Failed(failure) => return Err(format!("model '{name}' failed: {}", failure.reason)),
-                ModelState::Unloading => return Err(format!("model '{name}' is being unloaded")),
-            }
-        }
-        Ok(())
+        self.repository.readiness()
     }
 
     /// Facts about the server.
@@ -92,7 +81,9 @@ impl InferenceService {
     /// Names of the models that this server knows, ready or not.
     #[must_use]
     pub fn model_names(&self) -> Vec<ModelName> {
-        self.repository.list().into_iter().map(|(name, _)| name).collect()
+        let mut names: Vec<_> = self.repository.index().into_iter().map(|entry| entry.key.name).collect();
+        names.dedup();
+        names
     }
 
     /// `Ok` when this model (and version) is ready and the server is not draining; `NotFound` or `NotReady` otherwise.
@@ -107,12 +98,14 @@ impl InferenceService {
         model: &ModelName,
         version: Option<ModelVersion>,
     ) -> Result<ModelMetadata, InferError> {
-        Ok(self.repository.get(model, version)?.metadata())
+        let mut metadata = self.repository.get(model, version)?.metadata();
+        metadata.versions = self.repository.ready_versions(model).iter().map(|version| version.key().version).collect();
+        Ok(metadata)
     }
 
     /// Checks the request against the model's signature, queues it and waits for the answer or the deadline.
     pub async fn infer(&self, request: InferRequest) -> Result<InferResponse, InferError> {
-        let model = self.repository.get(&request.model, request.version)?;
-        model.infer(request).await
+        let version = self.repository.get(&request.model, request.version)?;
+        version.infer(request).await
     }
 }

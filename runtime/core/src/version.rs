@@ -1,11 +1,14 @@
-//! One model that serves: its signature, its scheduler, its metadata.
+//! One version of a model that serves: its signature, its scheduler, its metadata, configuration and statistics.
 //!
-//! Made by [`Version::start`] from what an engine loaded; called by the service. Invariant: a `Version` exists only after every
-//! instance passed its warm-up.
+//! Made by [`Version::start`] from what an engine loaded; handed out by the repository and called by the service. Its life: the repository
+//! holds it while it is ready, a request while it is answered. Once both have let go, [`Retirement::wait`] comes back on the thread that
+//! owns the version, with its instances joined. Invariants: a `Version` exists only after every instance passed its warm-up; dropping
+//! one joins nothing.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock},
+    convert::Infallible,
+    sync::{Arc, OnceLock, mpsc},
     time::Instant,
 };
 
@@ -17,30 +20,61 @@ use crate::{
     engine::LoadedModel,
     inference::{InferError, InferRequest, InferResponse, NamedTensor, Parameters},
     metadata::ModelMetadata,
-    metrics::ModelMetrics,
-    model_key::ModelVersion,
+    metrics::{InflightGuard, ModelMetrics, RequestTimings},
+    model_key::ModelKey,
+    outcome::Outcome,
     scheduler::{Answer, Scheduler, SchedulerConfig},
     signature::{OutputSignature, Signature},
+    statistics::ModelStatistics,
 };
 
-/// A model that answers.
+/// What a version needs besides the loaded model.
+pub struct VersionOptions {
+    /// Its model and number.
+    pub key: ModelKey,
+    /// How it is served.
+    pub config: ModelConfig,
+    /// Where it is recorded.
+    pub metrics: ModelMetrics,
+    /// Called when it can never answer again.
+    pub on_fatal: Arc<dyn Fn(Failure) + Send + Sync>,
+}
+
+/// A version that answers.
 pub struct Version {
+    key: ModelKey,
     config: ModelConfig,
     signature: Signature,
     /// What the first answer taught about outputs that the schema does not tell.
     learned_outputs: OnceLock<Vec<OutputSignature>>,
-    scheduler: Scheduler,
+    scheduler: Arc<Scheduler>,
     metrics: ModelMetrics,
+    /// Dropped with the version, which is what [`Retirement::wait`] waits for.
+    _held: mpsc::Sender<Infallible>,
+}
+
+/// The end of a [`Version`], in the hands of the thread that owns it.
+#[must_use = "the instances of a version run until its retirement was waited for"]
+pub struct Retirement {
+    scheduler: Arc<Scheduler>,
+    released: mpsc::Receiver<Infallible>,
+}
+
+impl Retirement {
+    /// Waits until nobody holds the version any more, then ends its instances and waits for them, too. Blocks for as long as the version
+    /// serves, and for ever if an instance never comes back.
+    pub fn wait(self) {
+        // Nothing is ever sent: the error is that the sender is gone.
+        self.released.recv().ok();
+        self.scheduler.close();
+        self.scheduler.join();
+    }
 }
 
 impl Version {
     /// Starts the instances of `loaded` and waits until they are warm. Blocks.
-    pub fn start(
-        loaded: LoadedModel,
-        config: ModelConfig,
-        metrics: ModelMetrics,
-        on_fatal: Arc<dyn Fn(Failure) + Send + Sync>,
-    ) -> Result<Self, Failure> {
+    pub fn start(loaded: LoadedModel, options: VersionOptions) -> Result<(Self, Retirement), Failure> {
+        let VersionOptions { key, config, metrics, on_fatal } = options;
         let batching = config.batching.filter(|_| !loaded.signature.is_stateful);
         let batcher = BatcherConfig {
             max_rows: batching.map_or(1, |batching| batching.max_batch_size),
@@ -50,7 +84,23 @@ impl Version {
         let scheduler_config =
             SchedulerConfig { batcher, model: config.name.clone(), metrics: metrics.clone(), on_fatal };
         let (scheduler, signature) = Scheduler::start(loaded.engines, scheduler_config)?;
-        Ok(Self { config, signature, learned_outputs: OnceLock::new(), scheduler, metrics })
+        let scheduler = Arc::new(scheduler);
+        let (held, released) = mpsc::channel();
+        let retirement = Retirement { scheduler: Arc::clone(&scheduler), released };
+        let learned_outputs = OnceLock::new();
+        Ok((Self { key, config, signature, learned_outputs, scheduler, metrics, _held: held }, retirement))
+    }
+
+    /// Its model and number.
+    #[must_use]
+    pub fn key(&self) -> &ModelKey {
+        &self.key
+    }
+
+    /// What it has done.
+    #[must_use]
+    pub fn statistics(&self) -> ModelStatistics {
+        self.metrics.statistics(self.key.clone())
     }
 
     /// Facts for the protocol.
@@ -66,7 +116,7 @@ impl Version {
         }
         ModelMetadata {
             name: self.config.name.clone(),
-            versions: vec![ModelVersion::FIRST],
+            versions: vec![self.key.version],
             platform: "pytorch_torchscript".into(),
             inputs: self.signature.inputs.clone(),
             outputs,
@@ -76,16 +126,19 @@ impl Version {
 
     /// Checks the request, queues it and waits for the answer or the deadline, whichever comes first.
     pub async fn infer(&self, mut request: InferRequest) -> Result<InferResponse, InferError> {
-        let _inflight = self.metrics.inflight_guard();
-        let result = self.run(&mut request).await;
+        let mut recording = Recording::begin(&self.metrics);
+        let result = self.run(&mut request).await.and_then(|answer| {
+            let Answer { outputs, timings } = answer;
+            Ok((self.select(outputs, &request)?, timings))
+        });
         match &result {
-            Ok(answer) => self.metrics.record_request(Ok(&answer.timings)),
-            Err(error) => self.metrics.record_request(Err(error.outcome())),
+            Ok((_, timings)) => recording.succeed(timings),
+            Err(error) => recording.outcome = error.outcome(),
         }
-        let outputs = self.select(result?.outputs, &request)?;
+        let (outputs, _) = result?;
         Ok(InferResponse {
-            model: self.config.name.clone(),
-            version: ModelVersion::FIRST,
+            model: self.key.name.clone(),
+            version: self.key.version,
             id: request.id,
             outputs,
             parameters: Parameters::new(),
@@ -147,5 +200,31 @@ fn learned(output: &NamedTensor) -> OutputSignature {
         name: output.name.clone(),
         datatype: Some(output.tensor.datatype()),
         shape: Some(vec![-1; output.tensor.shape().len()]),
+    }
+}
+
+/// Records one request when it is dropped, which is also what happens when the client leaves.
+struct Recording<'a> {
+    metrics: &'a ModelMetrics,
+    _inflight: InflightGuard,
+    started: Instant,
+    outcome: Outcome,
+}
+
+impl<'a> Recording<'a> {
+    fn begin(metrics: &'a ModelMetrics) -> Self {
+        let inflight = metrics.inflight_guard();
+        Self { metrics, _inflight: inflight, started: Instant::now(), outcome: Outcome::Canceled }
+    }
+
+    fn succeed(&mut self, timings: &RequestTimings) {
+        self.outcome = Outcome::Ok;
+        self.metrics.record_success(timings);
+    }
+}
+
+impl Drop for Recording<'_> {
+    fn drop(&mut self) {
+        self.metrics.record_failure(self.outcome, self.started.elapsed());
     }
 }

@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use torchmodel_core::{
     inference::InferError,
     metadata::ModelMetadata,
-    metrics::Metrics,
+    metrics::{CONTENT_TYPE, Metrics},
     model_key::{ModelName, ModelVersion},
     service::InferenceService,
     signature::{InputSignature, OutputSignature},
@@ -155,7 +155,7 @@ async fn model_ready(State(app): State<App>, target: Target) -> Result<Response,
 }
 
 async fn metrics_text(State(app): State<App>) -> Response {
-    let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    let content_type = HeaderValue::from_static(CONTENT_TYPE);
     ([(header::CONTENT_TYPE, content_type)], app.metrics.encode()).into_response()
 }
 

@@ -11,12 +11,10 @@ use crate::{
     config::ModelConfig,
     engine::{Engine, EngineError, EngineInput, Execution, ExecutionTimings, LoadedModel},
     inference::NamedTensor,
-    metrics::Metrics,
     model_key::ModelVersion,
-    repository::{ModelRepository, ModelState},
+    repository::{LoadContext, LoadRequest, LoadedVersion, ModelRepository},
     signature::{InputSignature, OutputSignature, Signature},
     tensor::Tensor,
-    version::Version,
 };
 
 /// What a fake model computes: the inputs that are there, in the signature's order, to its outputs.
@@ -109,24 +107,30 @@ impl FakeModel {
         self
     }
 
-    /// Starts the model's instances and puts it into `repository`.
+    /// What a repository loads it with.
     ///
     /// # Errors
-    /// The configuration's, or the thread's that could not start.
-    pub fn serve(self, repository: &ModelRepository, metrics: &Metrics) -> Result<(), String> {
-        let config = ModelConfig::check(&self.spec, Some(self.name.clone()))?;
-        let name = config.name.clone();
-        let engines = (0..config.instances)
-            .map(|_| {
-                let engine = FakeEngine { signature: self.signature.clone(), compute: Arc::clone(&self.compute) };
-                Box::new(engine) as Box<dyn Engine>
-            })
-            .collect();
-        let loaded = LoadedModel { signature: self.signature, engines };
-        let model = Version::start(loaded, config, metrics.model(&name, ModelVersion::FIRST), Arc::new(|_| {}));
-        let model = model.map_err(|failure| failure.message)?;
-        repository.set(&name, ModelState::Ready(Arc::new(model)));
-        Ok(())
+    /// The configuration's.
+    pub fn into_request(self, version: ModelVersion) -> Result<LoadRequest, String> {
+        let config = ModelConfig::check(&self.spec, Some(self.name))?;
+        let instances = config.instances;
+        let (signature, compute) = (self.signature, self.compute);
+        let load = Box::new(move |_: &LoadContext| {
+            let engine = || FakeEngine { signature: signature.clone(), compute: Arc::clone(&compute) };
+            let engines = (0..instances).map(|_| Box::new(engine()) as Box<dyn Engine>).collect();
+            let model = LoadedModel { signature: signature.clone(), engines };
+            Ok(LoadedVersion { model, artifact_size_bytes: 0, lease: Box::new(()) })
+        });
+        Ok(LoadRequest { version, config, load })
+    }
+
+    /// Loads the model into `repository` and waits until it is ready.
+    ///
+    /// # Errors
+    /// The configuration's, or why it could not be loaded.
+    pub fn serve(self, repository: &ModelRepository) -> Result<(), String> {
+        let pending = repository.load(self.into_request(ModelVersion::FIRST)?).map_err(|error| error.to_string())?;
+        pending.wait_blocking().map_err(|error| error.to_string())
     }
 }
 

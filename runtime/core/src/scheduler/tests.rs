@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::*;
 use crate::{
     metrics::Metrics,
-    model_key::ModelVersion,
+    model_key::{ModelKey, ModelVersion},
     tensor::{DataType, Tensor},
 };
 
@@ -26,10 +26,11 @@ impl Engine for LostDevice {
 /// A scheduler of that engine, and what it reports as fatal.
 fn scheduler(engine: impl Engine + 'static) -> (Scheduler, mpsc::Receiver<Failure>) {
     let (report, fatal) = mpsc::channel();
+    let key = ModelKey { name: "m".parse().unwrap(), version: ModelVersion::FIRST };
     let config = SchedulerConfig {
         batcher: BatcherConfig { max_rows: 1, max_delay: Duration::ZERO, max_queue: 8 },
         model: "m".parse().unwrap(),
-        metrics: Metrics::new().model(&"m".parse().unwrap(), ModelVersion::FIRST),
+        metrics: Metrics::new().register(key).handle(),
         on_fatal: Arc::new(move |failure| drop(report.send(failure))),
     };
     (Scheduler::start(vec![Box::new(engine)], config).unwrap().0, fatal)

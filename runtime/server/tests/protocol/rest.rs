@@ -169,7 +169,7 @@ async fn metrics_count_requests_by_model_and_code() {
     http(server.rest, "POST /v2/models/vector/infer", &[], VECTOR.as_bytes()).await;
     http(server.rest, "POST /v2/models/invented/infer", &[], VECTOR.as_bytes()).await;
     let answer = http(server.admin, "GET /metrics", &[], b"").await;
-    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert_eq!(answer.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
     let text = String::from_utf8(answer.body).unwrap();
     for line in [
         "torchmodel_request_total{model=\"vector\",protocol=\"rest\",code=\"ok\"} 1\n",

@@ -14,7 +14,8 @@ use torchmodel_core::{
     },
     inference::NamedTensor,
     metrics::Metrics,
-    repository::{ModelRepository, ModelState},
+    model_key::{ModelName, ModelVersion},
+    repository::{LoadContext, LoadRequest, ModelRepository, RepositoryOptions},
     service::InferenceService,
     tensor::{DataType, DataTypeExt, Tensor},
 };
@@ -79,11 +80,11 @@ impl Server {
 
     /// Starts a server that takes at most so many bytes of requests at a time.
     pub async fn start_within(max_inflight_bytes: usize) -> Self {
-        let repository = Arc::new(ModelRepository::default());
         let metrics = Metrics::new();
+        let repository = Arc::new(ModelRepository::new(RepositoryOptions::new(metrics.clone())));
         let gate = Arc::new(Gate::default());
         for model in models(&gate) {
-            model.serve(&repository, &metrics).unwrap();
+            model.serve(&repository).unwrap();
         }
         let service = InferenceService::new(Arc::clone(&repository));
         let intake = Intake::new(max_inflight_bytes);
@@ -114,7 +115,15 @@ impl Server {
 
     /// A model that is not ready yet.
     pub fn add_loading(&self, name: &str) {
-        self.repository.set(&name.parse().unwrap(), ModelState::Loading);
+        let model: ModelName = name.parse().unwrap();
+        self.repository.require(&model);
+        let request = FakeModel::new(name).into_request(ModelVersion::FIRST).unwrap();
+        let (gate, load) = (Arc::clone(&self.gate), request.load);
+        let load = Box::new(move |context: &LoadContext| {
+            gate.pass();
+            load(context)
+        });
+        drop(self.repository.load(LoadRequest { load, ..request }).unwrap());
     }
 }
 
