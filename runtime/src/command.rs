@@ -11,6 +11,7 @@ use torchmodel_torch::{TorchLoader, devices};
 
 use crate::{
     args::{Command, InspectArguments, PullArguments, ServeArguments},
+    manifest::requested_models,
     misused,
     serve::{self, Signals},
 };
@@ -62,8 +63,10 @@ fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
 }
 
 async fn pull(arguments: &PullArguments) -> Result<(), Failure> {
-    let config = serve::read_config(&arguments.file)?;
-    let artifact = artifact::pull(&config.source, &serve::artifact_options(&arguments.artifact)).await;
-    println!("{}", artifact.map_err(|error| error.failure())?.path.display());
+    let options = serve::artifact_options(&arguments.artifact);
+    for config in requested_models(&arguments.files, arguments.artifact.artifact.as_deref())? {
+        let artifact = artifact::pull(&config.source, &options).await.map_err(|error| error.failure())?;
+        println!("{}", artifact.path.display());
+    }
     Ok(())
 }

@@ -109,8 +109,9 @@ mod tests {
         assert!(text.contains("parameters:  2 (1.2 MB), Float"), "{text}");
         assert!(text.contains("forward(x: Tensor) -> Tensor\n    stateful"), "{text}");
         let (_, manifest) = text.split_once("\n\n").unwrap();
-        let config = crate::manifest::ServeConfig::parse(manifest, std::path::Path::new("m.yaml")).unwrap();
-        assert_eq!(config.model.name, "my--model");
+        let configs = crate::manifest::parse(manifest, std::path::Path::new("m.yaml")).unwrap();
+        let names: Vec<String> = configs.iter().map(|config| config.model.name.to_string()).collect();
+        assert_eq!(names, ["my--model"]);
     }
 
     #[test]

@@ -33,7 +33,7 @@ use torchmodel_server::{self as server, Listeners, Serving, intake::Intake, prot
 use crate::{
     args::{ArtifactArguments, ServeArguments},
     machine,
-    manifest::{ConfigError, ServeConfig},
+    manifest::{ServeConfig, requested_models},
     misused,
 };
 
@@ -43,28 +43,6 @@ const BACKLOG: u32 = 1024;
 const DEFAULT_INFLIGHT_REQUESTS: usize = 4;
 /// The part of a container's memory that requests may take: one in so many.
 const DEFAULT_MEMORY_PART: usize = 4;
-/// First bytes of a zip file, which a TorchScript archive is.
-const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
-
-/// Reads what `--file` names: a manifest, a configuration or an archive.
-pub fn read_config(file: &Path) -> Result<ServeConfig, Failure> {
-    let content = fs::read(file).map_err(|error| {
-        misused(format!("reading {}: {error}", file.display()))
-            .with_hint("--file takes a TorchModel manifest, a model configuration or a TorchScript archive (.pt)")
-    })?;
-    let config = if content.starts_with(ZIP_MAGIC) {
-        ServeConfig::for_archive(file)
-    } else {
-        match String::from_utf8(content) {
-            Ok(text) => ServeConfig::parse(&text, file),
-            Err(_) => Err(ConfigError::Invalid {
-                file: file.display().to_string(),
-                message: "it is neither YAML nor a TorchScript archive (a zip file)".into(),
-            }),
-        }
-    };
-    config.map_err(|error| error.failure())
-}
 
 /// Where artifacts come from and go to, with the default cache folder filled in.
 #[must_use]
@@ -108,7 +86,10 @@ pub async fn serve(
     loader: Arc<dyn EngineLoader>,
     mut signals: Signals,
 ) -> Result<(), Failure> {
-    let config = read_config(&arguments.file)?;
+    let configs = requested_models(&arguments.files, arguments.artifact.artifact.as_deref())?;
+    let [config] = <[ServeConfig; 1]>::try_from(configs).map_err(|configs| {
+        misused(format!("--file names {} models; start one program for each of them", configs.len()))
+    })?;
     let listeners = bind(&arguments)?;
     let repository = Arc::new(ModelRepository::default());
     let name = config.model.name.clone();
