@@ -13,7 +13,9 @@ use crate::{
     args::{Command, InspectArguments, PullArguments, ServeArguments},
     manifest::requested_models,
     misused,
-    serve::{self, Signals},
+    serve::serve,
+    signals::Signals,
+    source::artifact_options,
 };
 
 /// Runs one subcommand.
@@ -25,9 +27,9 @@ pub fn run(command: Command) -> Result<(), Failure> {
             let signals = runtime.block_on(async { Signals::listen() })?;
             // CUDA has to be loaded before anything else touches libtorch.
             let loader = loader(&arguments)?;
-            let result = runtime.block_on(serve::serve(*arguments, loader, signals));
-            // A load that is not finished must not hold up the end.
-            runtime.shutdown_background();
+            let result = runtime.block_on(serve(*arguments, loader, signals));
+            // Not shut down: a load that is not finished uses it until the process ends, which is right after this.
+            std::mem::forget(runtime);
             result
         }
         Command::Inspect(arguments) => inspect(&arguments),
@@ -63,7 +65,7 @@ fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
 }
 
 async fn pull(arguments: &PullArguments) -> Result<(), Failure> {
-    let options = serve::artifact_options(&arguments.artifact);
+    let options = artifact_options(&arguments.artifact);
     for config in requested_models(&arguments.files, arguments.artifact.artifact.as_deref())? {
         let artifact = artifact::pull(&config.source, &options).await.map_err(|error| error.failure())?;
         println!("{}", artifact.path.display());

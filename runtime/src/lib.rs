@@ -2,13 +2,18 @@
 //!
 //! The program alone: its arguments, its commands, and the wiring of the crates below it. ARCHITECTURE.md has the map.
 
+mod admission;
 pub mod args;
 mod command;
 pub mod inspect;
 mod machine;
 pub mod manifest;
+mod ports;
 pub mod serve;
+pub mod signals;
+mod source;
 pub mod telemetry;
+mod termination;
 
 use std::process::ExitCode;
 
@@ -27,15 +32,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Serve(serve) => Some(serve.termination_message.clone()),
         Command::Inspect(_) | Command::Pull(_) => None,
     };
-    let result = command::run(arguments.command);
-    if let Err(failure) = &result {
-        serve::report(failure, termination_message.as_deref());
-    }
-    // `serve` may leave a thread inside an inference or a load that never ends, so nothing may wait for it.
-    if termination_message.is_some() {
-        torch_shim::exit_now(i32::from(result.is_err()));
-    }
-    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    termination::exit(command::run(arguments.command), termination_message.as_deref())
 }
 
 /// A command line, or a machine, with which the program cannot start.

@@ -159,7 +159,7 @@ fn a_bare_archive_serves_under_its_files_name_and_sigterm_ends_it_cleanly() {
     assert!(serving.get("/v2/health/ready").starts_with("HTTP/1.1 200"));
     assert!(serving.get("/v2/models/twice").contains("\"name\":\"twice\""));
     serving.signal("TERM");
-    serving.wait_for("told to stop");
+    serving.wait_for("shutting down");
     serving.wait_for("stopped; every request was answered");
     assert_eq!(serving.child.wait().unwrap().code(), Some(0));
 }
@@ -216,7 +216,7 @@ fn a_relative_path_is_enough_and_an_inference_that_never_ends_does_not_keep_the_
         .unwrap();
     while !serving.get("/v2/health/ready").starts_with("HTTP/1.1 200") {}
     serving.signal("TERM");
-    serving.wait_for("told to stop");
+    serving.wait_for("shutting down");
     assert_eq!(serving.child.wait().unwrap().code(), Some(0));
 }
 
@@ -236,7 +236,7 @@ fn a_program_that_is_told_to_stop_while_it_loads_stops_at_once_and_is_never_read
             serving.wait_for(step);
         }
         serving.signal("TERM");
-        serving.wait_for("told to stop before the model was ready");
+        serving.wait_for("shutting down before every model was ready");
         assert_eq!(serving.child.wait().unwrap().code(), Some(0), "{step}");
     }
 }
@@ -259,7 +259,7 @@ fn a_draining_server_still_answers_and_ends_kept_connections() {
     };
     assert!(!ask(&mut kept).contains("connection: close"));
     serving.signal("TERM");
-    serving.wait_for("told to stop");
+    serving.wait_for("shutting down");
     let head = ask(&mut kept);
     assert!(head.starts_with("http/1.1 200") && head.contains("connection: close"), "{head}");
     serving.signal("TERM");

@@ -5,6 +5,7 @@
 
 pub mod batcher;
 pub mod config;
+pub mod configuration;
 pub mod engine;
 pub mod inference;
 pub mod metadata;

@@ -8,11 +8,16 @@ use std::sync::{
 };
 
 use crate::{
+    configuration::ModelConfiguration,
     inference::{InferError, InferRequest, InferResponse},
     metadata::{ModelMetadata, ServerMetadata},
     model_key::{ModelName, ModelVersion},
-    repository::ModelRepository,
+    repository::{IndexEntry, ModelRepository},
+    statistics::ModelStatistics,
 };
+
+/// The protocol extensions that are served whole. Of `model_repository` only the index is, so it is not among them.
+const EXTENSIONS: [&str; 4] = ["binary_tensor_data", "parameters", "statistics", "model_configuration"];
 
 /// The server's one set of operations, cheap to clone.
 #[derive(Clone)]
@@ -74,7 +79,7 @@ impl InferenceService {
         ServerMetadata {
             name: "torchmodel-runtime".into(),
             version: env!("CARGO_PKG_VERSION").into(),
-            extensions: vec!["binary_tensor_data".into(), "parameters".into()],
+            extensions: EXTENSIONS.map(str::to_owned).into(),
         }
     }
 
@@ -101,6 +106,40 @@ impl InferenceService {
         let mut metadata = self.repository.get(model, version)?.metadata();
         metadata.versions = self.repository.ready_versions(model).iter().map(|version| version.key().version).collect();
         Ok(metadata)
+    }
+
+    /// How a version is served. Errors: `NotFound` or `NotReady`.
+    pub fn model_configuration(
+        &self,
+        model: &ModelName,
+        version: Option<ModelVersion>,
+    ) -> Result<ModelConfiguration, InferError> {
+        Ok(self.repository.get(model, version)?.configuration())
+    }
+
+    /// What the ready versions have done: all of them, those of one model, or one. Errors: `NotFound` or `NotReady` for a model or
+    /// version that was asked for.
+    pub fn statistics(
+        &self,
+        model: Option<&ModelName>,
+        version: Option<ModelVersion>,
+    ) -> Result<Vec<ModelStatistics>, InferError> {
+        let versions = match (model, version) {
+            (None, _) => self.model_names().iter().flat_map(|name| self.repository.ready_versions(name)).collect(),
+            (Some(model), Some(_)) => vec![self.repository.get(model, version)?],
+            (Some(model), None) => {
+                // For its error.
+                self.repository.get(model, None)?;
+                self.repository.ready_versions(model)
+            }
+        };
+        Ok(versions.iter().map(|version| version.statistics()).collect())
+    }
+
+    /// Every version that is known, and what became of it.
+    #[must_use]
+    pub fn repository_index(&self) -> Vec<IndexEntry> {
+        self.repository.index()
     }
 
     /// Checks the request against the model's signature, queues it and waits for the answer or the deadline.

@@ -17,6 +17,7 @@ use torchmodel_crds::Failure;
 use crate::{
     batcher::BatcherConfig,
     config::ModelConfig,
+    configuration::ModelConfiguration,
     engine::LoadedModel,
     inference::{InferError, InferRequest, InferResponse, NamedTensor, Parameters},
     metadata::ModelMetadata,
@@ -97,6 +98,18 @@ impl Version {
         &self.key
     }
 
+    /// How it is served.
+    #[must_use]
+    pub fn configuration(&self) -> ModelConfiguration {
+        let outputs = self.known_outputs().to_vec();
+        ModelConfiguration::of(&self.key, &self.config, &Signature { outputs, ..self.signature.clone() })
+    }
+
+    /// The outputs as far as the schema or an answer told them.
+    fn known_outputs(&self) -> &[OutputSignature] {
+        self.learned_outputs.get().unwrap_or(&self.signature.outputs)
+    }
+
     /// What it has done.
     #[must_use]
     pub fn statistics(&self) -> ModelStatistics {
@@ -106,7 +119,7 @@ impl Version {
     /// Facts for the protocol.
     #[must_use]
     pub fn metadata(&self) -> ModelMetadata {
-        let outputs = self.learned_outputs.get().cloned().unwrap_or_else(|| self.signature.outputs.clone());
+        let outputs = self.known_outputs().to_vec();
         let mut properties = BTreeMap::from([
             ("method".to_owned(), self.config.method.clone()),
             ("stateful".to_owned(), self.signature.is_stateful.to_string()),

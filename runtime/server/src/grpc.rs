@@ -9,6 +9,7 @@ mod count;
 mod decode;
 mod encode;
 mod health;
+mod repository;
 mod status;
 
 use std::{sync::Arc, time::Instant};
@@ -20,15 +21,17 @@ use torchmodel_core::{
     metrics::Metrics,
     model_key::{ModelName, ModelVersion},
     outcome::Outcome,
+    repository::VersionState,
     service::InferenceService,
 };
 
 use self::{
     count::{Count, Counted},
     proto::{
-        ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest,
-        ModelReadyResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse,
-        ServerReadyRequest, ServerReadyResponse,
+        ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
+        ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest, ModelStatisticsResponse,
+        RepositoryIndexRequest, RepositoryIndexResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest,
+        ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
         grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer},
     },
     status::status_of,
@@ -91,7 +94,7 @@ fn requested(name: &str, version: &str) -> Result<(ModelName, Option<ModelVersio
     Ok((name.parse()?, ModelVersion::parse_requested(version)?))
 }
 
-/// The six calls of the protocol's core.
+/// The calls of the protocol's core, and what Triton adds of them that is served here.
 struct Inference {
     service: InferenceService,
     metrics: Metrics,
@@ -136,6 +139,47 @@ impl GrpcInferenceService for Inference {
             .and_then(|(name, version)| self.service.model_metadata(&name, version))
             .map_err(|error| status_of(&error))?;
         Ok(Response::new(encode::encode_model(metadata)))
+    }
+
+    async fn model_config(
+        &self,
+        request: Request<ModelConfigRequest>,
+    ) -> Result<Response<ModelConfigResponse>, Status> {
+        let request = request.into_inner();
+        let configuration = requested(&request.name, &request.version)
+            .and_then(|(name, version)| self.service.model_configuration(&name, version))
+            .map_err(|error| status_of(&error))?;
+        Ok(Response::new(ModelConfigResponse { config: Some(repository::encode_configuration(configuration)) }))
+    }
+
+    async fn model_statistics(
+        &self,
+        request: Request<ModelStatisticsRequest>,
+    ) -> Result<Response<ModelStatisticsResponse>, Status> {
+        let request = request.into_inner();
+        let statistics = if request.name.is_empty() {
+            self.service.statistics(None, None)
+        } else {
+            requested(&request.name, &request.version)
+                .and_then(|(name, version)| self.service.statistics(Some(&name), version))
+        };
+        let statistics = statistics.map_err(|error| status_of(&error))?;
+        let model_stats = statistics.iter().map(repository::encode_statistics).collect();
+        Ok(Response::new(ModelStatisticsResponse { model_stats }))
+    }
+
+    async fn repository_index(
+        &self,
+        request: Request<RepositoryIndexRequest>,
+    ) -> Result<Response<RepositoryIndexResponse>, Status> {
+        let RepositoryIndexRequest { repository_name, ready } = request.into_inner();
+        if !repository_name.is_empty() {
+            let text = format!("'{repository_name}': this server has one repository; leave its name empty");
+            return Err(status_of(&InferError::Unsupported(text)));
+        }
+        let entries = self.service.repository_index();
+        let wanted = entries.iter().filter(|entry| !ready || entry.state == VersionState::Ready);
+        Ok(Response::new(RepositoryIndexResponse { models: wanted.map(repository::encode_index).collect() }))
     }
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {

@@ -94,8 +94,13 @@ fn take_timeout(parameters: &mut Parameters) -> Result<Option<Duration>, InferEr
     Ok((micros > 0).then(|| Duration::from_micros(micros)))
 }
 
+/// Whether the end of a stream of responses is told by an empty one. A model that answers once has its end with its answer, so clients
+/// that always send it (`perf_analyzer`) change nothing with it.
+const EMPTY_FINAL_RESPONSE: &str = "triton_enable_empty_final_response";
+
 /// Parameters of extensions that are not served are refused rather than ignored, unless they have their neutral value.
 fn refuse_reserved(parameters: &mut Parameters) -> Result<(), InferError> {
+    parameters.remove(EMPTY_FINAL_RESPONSE);
     if let Some(name) = parameters.keys().find(|name| name.starts_with("triton_") || *name == "headers") {
         return Err(InferError::InvalidRequest(format!(
             "parameter keys starting with 'triton_' and the key 'headers' are reserved; got '{name}'"
@@ -295,6 +300,7 @@ mod tests {
         assert!(matches!(with_parameter("sequence_id", Parameter::Int64(3)), Err(InferError::Unsupported(_))));
         assert!(matches!(with_parameter("priority", Parameter::Int64(1)), Err(InferError::InvalidRequest(_))));
         assert!(matches!(with_parameter("triton_x", Parameter::Bool(true)), Err(InferError::InvalidRequest(_))));
+        assert!(with_parameter(EMPTY_FINAL_RESPONSE, Parameter::Bool(true)).unwrap().parameters.is_empty());
         assert_eq!(with_parameter("mine", Parameter::Bool(true)).unwrap().parameters.len(), 1);
     }
 

@@ -12,6 +12,7 @@ mod encode;
 mod error;
 mod infer;
 mod json;
+mod repository;
 
 use axum::{
     Router,
@@ -54,6 +55,12 @@ pub fn router(service: InferenceService, metrics: Metrics, limits: Limits) -> Ro
         .route("/v2/models/{model}/versions/{version}", get(model_metadata))
         .route("/v2/models/{model}/ready", get(model_ready))
         .route("/v2/models/{model}/versions/{version}/ready", get(model_ready))
+        .route("/v2/models/stats", get(repository::all_statistics))
+        .route("/v2/models/{model}/stats", get(repository::model_statistics))
+        .route("/v2/models/{model}/versions/{version}/stats", get(repository::model_statistics))
+        .route("/v2/models/{model}/config", get(repository::model_configuration))
+        .route("/v2/models/{model}/versions/{version}/config", get(repository::model_configuration))
+        .route("/v2/repository/index", post(repository::index))
         .route("/v2/models/{model}/infer", post(infer::infer))
         .route("/v2/models/{model}/versions/{version}/infer", post(infer::infer));
     finish(routes.merge(health_routes()), app)

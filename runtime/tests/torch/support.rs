@@ -1,6 +1,6 @@
 //! A model behind real sockets, and the smallest clients that can ask it.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{ops::Deref, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -17,7 +17,7 @@ use torchmodel_core::{
     inference::{InferError, InferRequest, InferResponse, NamedTensor, Parameters},
     metrics::Metrics,
     model_key::ModelVersion,
-    repository::{ModelRepository, ModelState},
+    repository::{LoadContext, LoadError, LoadRequest, LoadedVersion, ModelRepository, RepositoryOptions},
     service::InferenceService,
     tensor::{DataType, Tensor},
     version::Version,
@@ -44,19 +44,46 @@ pub struct Served {
     server: JoinHandle<bool>,
 }
 
+/// A model in a repository of its own.
+pub struct Model {
+    repository: Arc<ModelRepository>,
+    version: Arc<Version>,
+}
+
+impl Deref for Model {
+    type Target = Version;
+
+    fn deref(&self) -> &Version {
+        &self.version
+    }
+}
+
 /// Loads the archive at `path` as `spec` (YAML) says; the model is called `m`.
-pub fn load(path: &Path, spec: &str) -> Result<(Version, Metrics), Failure> {
+pub fn load(path: &Path, spec: &str) -> Result<(Model, Metrics), Failure> {
     let spec: ModelSpec = serde_yaml::from_str(spec).unwrap();
     let config = ModelConfig::check(&spec, Some("m".into())).unwrap();
-    let loaded = TorchLoader::new(vec![tch::Device::Cpu]).load(path, &config)?;
     let metrics = Metrics::new();
-    let recorded = metrics.model(&config.name, ModelVersion::FIRST);
-    let model = Version::start(loaded, config, recorded, Arc::new(|failure| panic!("{failure:?}")))?;
-    Ok((model, metrics))
+    let repository = Arc::new(ModelRepository::new(RepositoryOptions {
+        on_fatal: Arc::new(|failure| panic!("{failure:?}")),
+        ..RepositoryOptions::new(metrics.clone())
+    }));
+    let (path, loaded_as) = (path.to_owned(), config.clone());
+    let load = Box::new(move |_: &LoadContext| {
+        let model = TorchLoader::new(vec![tch::Device::Cpu]).load(&path, &loaded_as)?;
+        Ok(LoadedVersion { model, artifact_size_bytes: 0, lease: Box::new(()) })
+    });
+    let pending = repository.load(LoadRequest { version: ModelVersion::FIRST, config, load }).unwrap();
+    match pending.wait_blocking() {
+        Ok(()) => {}
+        Err(LoadError::Failed(failure)) => return Err(failure),
+        Err(LoadError::Unloaded) => panic!("nobody unloaded it"),
+    }
+    let version = repository.get(&"m".parse().unwrap(), None).unwrap();
+    Ok((Model { repository, version }, metrics))
 }
 
 /// The same for TorchScript source with FP32 buffers.
-pub fn load_source(source: &str, buffers: &[(&str, f32)], spec: &str) -> Result<(Version, Metrics), Failure> {
+pub fn load_source(source: &str, buffers: &[(&str, f32)], spec: &str) -> Result<(Model, Metrics), Failure> {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("m.pt");
     torch_shim::define_module(source, buffers, &path).unwrap();
@@ -64,10 +91,8 @@ pub fn load_source(source: &str, buffers: &[(&str, f32)], spec: &str) -> Result<
 }
 
 /// Serves a loaded model on free ports.
-pub async fn serve((model, metrics): (Version, Metrics)) -> Served {
-    let repository = Arc::new(ModelRepository::default());
-    repository.set(&"m".parse().unwrap(), ModelState::Ready(Arc::new(model)));
-    let service = InferenceService::new(repository);
+pub async fn serve((model, metrics): (Model, Metrics)) -> Served {
+    let service = InferenceService::new(model.repository);
     let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
     let listeners = Listeners { rest: bind().await, grpc: bind().await, admin: bind().await };
     let http = listeners.rest.local_addr().unwrap().to_string();

@@ -124,6 +124,7 @@ impl Owner {
         // Dropped here, where no lock is held: the last one to let go of a version wakes its thread.
         drop(replaced);
         self.shared.changed();
+        tracing::info!(model = self.key.name.as_str(), version = self.key.version.get(), "ready");
         Ok(())
     }
 

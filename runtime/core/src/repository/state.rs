@@ -33,6 +33,28 @@ pub enum VersionState {
     Failed(Failure),
 }
 
+impl VersionState {
+    /// The word of the repository index (Triton's `model_repository` extension).
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Loading(_) => "LOADING",
+            Self::Ready => "READY",
+            Self::Unloading => "UNLOADING",
+            Self::Failed(_) => "UNAVAILABLE",
+        }
+    }
+
+    /// Why a version is not to be had; empty for every other state.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Failed(failure) => format!("{}: {}", failure.reason, failure.message),
+            Self::Loading(_) | Self::Ready | Self::Unloading => String::new(),
+        }
+    }
+}
+
 /// A state without what it carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {

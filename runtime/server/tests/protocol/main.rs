@@ -10,5 +10,6 @@ mod client;
 mod garbage;
 mod grpc;
 mod intake;
+mod repository;
 mod rest;
 mod server;

@@ -140,6 +140,7 @@ fn models(gate: &Arc<Gate>) -> Vec<FakeModel> {
     let mut models: Vec<_> = DATATYPES.into_iter().map(identity).collect();
     models.push(FakeModel::identity("a model: ü", DataType::Fp32, &[-1]));
     models.push(FakeModel::identity("vector", DataType::Fp32, &[-1]));
+    models.push(FakeModel::identity("batched", DataType::Fp32, &[-1, 2]).batching(8));
     models.push(
         FakeModel::new("add_sub")
             .input("INPUT0", DataType::Int32, &[-1])
