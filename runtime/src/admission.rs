@@ -3,7 +3,7 @@
 //! Called by `serve`. Invariant: the largest request fits.
 
 use torchmodel_crds::Failure;
-use torchmodel_server::intake::Intake;
+use torchmodel_server::admission::Admission;
 
 use crate::{args::ServeArguments, machine, misused};
 
@@ -13,7 +13,7 @@ const DEFAULT_INFLIGHT_REQUESTS: usize = 4;
 const DEFAULT_MEMORY_PART: usize = 4;
 
 /// The bound on all requests, which must leave room for the largest.
-pub fn intake(arguments: &ServeArguments) -> Result<Intake, Failure> {
+pub fn admission(arguments: &ServeArguments) -> Result<Admission, Failure> {
     let largest = arguments.max_request_bytes;
     let by_default = || {
         let most = largest.saturating_mul(DEFAULT_INFLIGHT_REQUESTS);
@@ -25,5 +25,5 @@ pub fn intake(arguments: &ServeArguments) -> Result<Intake, Failure> {
             "--max-inflight-bytes is {most}: it must be at least --max-request-bytes, which is {largest}"
         )));
     }
-    Ok(Intake::new(most))
+    Ok(Admission::new(most))
 }

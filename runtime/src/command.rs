@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use torchmodel_artifact as artifact;
-use torchmodel_core::engine::EngineLoader;
+use torchmodel_core::loader::Loader;
 use torchmodel_crds::Failure;
+use torchmodel_process::Signals;
 use torchmodel_torch::{TorchLoader, devices};
 
 use crate::{
@@ -14,7 +15,6 @@ use crate::{
     manifest::requested_models,
     misused,
     serve::serve,
-    signals::Signals,
     source::artifact_options,
 };
 
@@ -24,7 +24,9 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Serve(arguments) => {
             let runtime = tokio()?;
             // First of all: the first process of a container is deaf to signals for which it has no handler.
-            let signals = runtime.block_on(async { Signals::listen() })?;
+            let signals = runtime
+                .block_on(async { Signals::listen() })
+                .map_err(|error| misused(format!("listening for signals: {error}")))?;
             // CUDA has to be loaded before anything else touches libtorch.
             let loader = loader(&arguments)?;
             let result = runtime.block_on(serve(*arguments, loader, signals));
@@ -44,7 +46,7 @@ fn tokio() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|error| misused(format!("starting the async runtime: {error}")))
 }
 
-fn loader(arguments: &ServeArguments) -> Result<Arc<dyn EngineLoader>, Failure> {
+fn loader(arguments: &ServeArguments) -> Result<Arc<dyn Loader>, Failure> {
     let choice = arguments.device.parse().map_err(misused)?;
     Ok(Arc::new(TorchLoader::new(devices(choice)?)))
 }

@@ -10,29 +10,29 @@ mod machine;
 pub mod manifest;
 mod ports;
 pub mod serve;
-pub mod signals;
 mod source;
-pub mod telemetry;
 mod termination;
 
 use std::process::ExitCode;
 
 use torchmodel_crds::Failure;
+use torchmodel_process::log;
 
-use args::{Arguments, Command};
+use self::args::{Arguments, Command};
 
 /// Runs the program: the exit status is 0, or 1 after a failure that the log explains.
 #[must_use]
 pub fn run(arguments: Arguments) -> ExitCode {
-    if let Err(error) = telemetry::init(arguments.log_format, &arguments.log) {
-        eprintln!("{error}");
-        return ExitCode::FAILURE;
-    }
+    let log = log::init(&arguments.log, "");
     let termination_message = match &arguments.command {
         Command::Serve(serve) => Some(serve.termination_message.clone()),
         Command::Inspect(_) | Command::Pull(_) => None,
     };
-    termination::exit(command::run(arguments.command), termination_message.as_deref())
+    let result = command::run(arguments.command);
+    termination::report(&result, termination_message.as_deref());
+    // What it holds back is written before the program leaves.
+    drop(log);
+    termination::exit(&result, termination_message.is_some())
 }
 
 /// A command line, or a machine, with which the program cannot start.

@@ -2,40 +2,19 @@
 //!
 //! Called by `serve`. Invariant: a port that cannot be bound is named with the flag that changes it.
 
-use std::{
-    io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-};
+use std::net::SocketAddr;
 
-use rustix::io::Errno;
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpListener;
 use torchmodel_crds::Failure;
+use torchmodel_process::listen;
 use torchmodel_server::Listeners;
 
 use crate::{args::ServeArguments, misused};
 
-/// Connections that the system keeps while they are not accepted, so that a burst of clients is not turned away.
-const BACKLOG: u32 = 1024;
-
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A restarted server gets its port back at once.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
 /// Binds them all.
 pub fn bind(arguments: &ServeArguments) -> Result<Listeners, Failure> {
     let bind = |address: SocketAddr, flag: &str| {
-        let mut listener = listen(address);
-        // "Every address" means those of IPv4 where the kernel has no IPv6.
-        let has_no_ipv6 = |error: &io::Error| error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error());
-        if address.ip() == Ipv6Addr::UNSPECIFIED && listener.as_ref().is_err_and(has_no_ipv6) {
-            let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-            listener = listen(address);
-        }
-        listener
+        listen(address)
             .map_err(|error| misused(format!("listening on {address}: {error}; choose another address with {flag}")))
     };
     let listeners = Listeners {

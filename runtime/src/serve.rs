@@ -3,35 +3,35 @@
 //! The ports answer from the start (live, not ready); fetching, loading and warm-up run beside them. Invariant: every decision stands
 //! in the module that is called here; how it all ends, in `termination`.
 
-use std::sync::Arc;
+use std::{num::NonZeroUsize, sync::Arc};
 
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
 };
 use torchmodel_core::{
-    engine::EngineLoader,
+    loader::Loader,
     metrics::Metrics,
     repository::{ModelRepository, RepositoryOptions},
     service::InferenceService,
 };
 use torchmodel_crds::Failure;
+use torchmodel_process::Signals;
 use torchmodel_server::{self as server, Serving, connections_within, protocol::Limits};
 
 use crate::{
-    admission::intake,
+    admission::admission,
     args::ServeArguments,
-    machine::raise_open_files,
+    machine::{io_threads, raise_open_files},
     manifest::requested_models,
     misused,
     ports::bind,
-    signals::Signals,
     source::{Sources, artifact_options},
     termination::{Ending, log_drained},
 };
 
 /// Serves until a signal or a fatal failure.
-pub async fn serve(arguments: ServeArguments, loader: Arc<dyn EngineLoader>, signals: Signals) -> Result<(), Failure> {
+pub async fn serve(arguments: ServeArguments, loader: Arc<dyn Loader>, signals: Signals) -> Result<(), Failure> {
     let models = requested_models(&arguments.files, arguments.artifact.artifact.as_deref())?;
     let listeners = bind(&arguments)?;
     let metrics = Metrics::new();
@@ -46,8 +46,9 @@ pub async fn serve(arguments: ServeArguments, loader: Arc<dyn EngineLoader>, sig
         service: service.clone(),
         metrics,
         limits: Limits { max_request_bytes: arguments.max_request_bytes },
-        intake: intake(&arguments)?,
+        admission: admission(&arguments)?,
         max_connections: connections_within(raise_open_files()),
+        io_threads: arguments.io_threads.map_or_else(io_threads, NonZeroUsize::get),
         drain_timeout: arguments.drain_timeout.get(),
     };
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use torchmodel_artifact::{self as artifact, ArtifactOptions, VerifiedArtifact};
 use torchmodel_core::{
-    engine::EngineLoader,
+    loader::{Loader, ModelFiles},
     model_key::ModelVersion,
     repository::{LoadContext, LoadRequest, LoadedVersion, Progress},
 };
@@ -22,7 +22,7 @@ pub struct Sources {
     /// Where artifacts are kept.
     pub options: ArtifactOptions,
     /// Brings them into memory.
-    pub loader: Arc<dyn EngineLoader>,
+    pub loader: Arc<dyn Loader>,
     /// Fetches them.
     pub runtime: Handle,
 }
@@ -39,7 +39,7 @@ impl Sources {
             let model = config.name.as_str();
             tracing::info!(model, path = %artifact.path.display(), size_bytes = artifact.size_bytes, "loading");
             context.report(Progress::Loading);
-            let model = sources.loader.load(&artifact.path, &config)?;
+            let model = sources.loader.load(&ModelFiles { path: artifact.path.clone() }, &config)?;
             Ok(LoadedVersion { model, artifact_size_bytes: artifact.size_bytes, lease: Box::new(artifact) })
         });
         LoadRequest { version: ModelVersion::FIRST, config: model, load }

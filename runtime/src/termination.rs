@@ -1,6 +1,6 @@
 //! How the process ends, all of it.
 //!
-//! `serve` asks [`Ending::wait`] when to end, `run` ends with [`exit`]. It ends
+//! `serve` asks [`Ending::wait`] when to end, `run` calls [`report`] and [`exit`]. It ends
 //!
 //! 1. when a model that was asked for at the start cannot be loaded, or a version that served can never answer again (its device is lost,
 //!    a thread of its panicked): not live from then on, exit status 1, and one [`Failure`] line in the termination message;
@@ -19,8 +19,7 @@ use torchmodel_core::{
     service::InferenceService,
 };
 use torchmodel_crds::Failure;
-
-use crate::signals::Signals;
+use torchmodel_process::Signals;
 
 /// What the process may end for.
 pub struct Ending {
@@ -91,18 +90,16 @@ pub fn log_drained(is_drained: bool) {
 
 /// Ends the program. A command that serves leaves at once, whatever its threads do; the others return their exit status.
 #[must_use]
-pub fn exit(result: Result<(), Failure>, termination_message: Option<&Path>) -> ExitCode {
-    if let Err(failure) = &result {
-        report(failure, termination_message);
-    }
-    if termination_message.is_some() {
+pub fn exit(result: &Result<(), Failure>, serves: bool) -> ExitCode {
+    if serves {
         torch_shim::exit_now(i32::from(result.is_err()));
     }
     if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Says why the model cannot be served: in the log for people, in the termination message for the operator.
-fn report(failure: &Failure, termination_message: Option<&Path>) {
+pub fn report(result: &Result<(), Failure>, termination_message: Option<&Path>) {
+    let Err(failure) = result else { return };
     tracing::error!(
         phase = failure.phase.as_str(),
         reason = failure.reason.as_str(),

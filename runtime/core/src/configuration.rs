@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     config::ModelConfig,
-    model_key::{ModelKey, ModelName, ModelVersion},
+    model_key::ModelName,
+    plan::ExecutionPlan,
     signature::Signature,
     tensor::{DataType, DataTypeExt as _},
 };
@@ -54,8 +55,6 @@ pub struct DynamicBatching {
 pub struct ModelConfiguration {
     /// The model.
     pub name: ModelName,
-    /// The version.
-    pub version: ModelVersion,
     /// Most rows of a request; 0 when the first dimension is not a batch.
     pub max_batch_size: u64,
     /// Inputs in the method's order.
@@ -71,10 +70,10 @@ pub struct ModelConfiguration {
 }
 
 impl ModelConfiguration {
-    /// The configuration of the version `key`, which is served as `config` says and has that signature.
+    /// The configuration of a version that is served as `config` says and `plan` decided, and has that signature.
     #[must_use]
-    pub fn of(key: &ModelKey, config: &ModelConfig, signature: &Signature) -> Self {
-        let is_batch = signature.max_batch_size.is_some();
+    pub fn of(config: &ModelConfig, plan: &ExecutionPlan, signature: &Signature) -> Self {
+        let is_batch = plan.max_batch_size.is_some();
         let without_batch = |shape: Option<&Vec<i64>>, is_batched: bool| match shape {
             Some(shape) if is_batched => shape.iter().skip(1).copied().collect(),
             Some(shape) => shape.clone(),
@@ -96,17 +95,14 @@ impl ModelConfiguration {
         if let Some(threads) = config.intra_op_threads {
             parameters.insert("INTRA_OP_THREAD_COUNT".into(), threads.to_string());
         }
-        let batching = config.batching.filter(|batching| is_batch && batching.max_batch_size > 1);
         Self {
-            name: key.name.clone(),
-            version: key.version,
-            max_batch_size: signature.max_batch_size.unwrap_or(0),
+            name: config.name.clone(),
+            max_batch_size: plan.max_batch_size.unwrap_or(0),
             inputs: inputs.collect(),
             outputs: outputs.collect(),
-            instances: if signature.is_stateful { 1 } else { config.instances },
-            dynamic_batching: batching
-                .filter(|_| !signature.is_stateful)
-                .map(|batching| DynamicBatching { max_queue_delay: batching.max_delay }),
+            instances: plan.placements.len(),
+            dynamic_batching: (plan.queue.max_rows > 1)
+                .then_some(DynamicBatching { max_queue_delay: plan.queue.max_delay }),
             parameters,
         }
     }
@@ -117,62 +113,65 @@ mod tests {
     use torchmodel_crds::{BatchingSpec, ModelSpec};
 
     use super::*;
-    use crate::signature::{InputSignature, OutputSignature};
+    use crate::{
+        interface::{Interface, MethodInterface, ValueType},
+        plan::{DeviceKind, Machine},
+        signature::{InputSignature, OutputSignature},
+    };
 
-    fn configuration(batching: Option<BatchingSpec>, signature: &Signature) -> ModelConfiguration {
+    fn configuration(batching: Option<BatchingSpec>, is_stateful: bool) -> ModelConfiguration {
         let spec = ModelSpec { batching, instances: Some(2), ..ModelSpec::default() };
         let config = ModelConfig::check(&spec, Some("m".into())).unwrap();
-        let key = ModelKey { name: config.name.clone(), version: ModelVersion::FIRST };
-        ModelConfiguration::of(&key, &config, signature)
-    }
-
-    fn signature() -> Signature {
+        let method = MethodInterface {
+            name: "forward".into(),
+            arguments: Vec::new(),
+            returns: ValueType::Tensor,
+            is_stateful,
+            mutates_inputs: false,
+        };
+        let machine = Machine { cpus: 2, devices: vec![DeviceKind::Cpu] };
+        let plan = ExecutionPlan::of(&Interface { methods: vec![method] }, &config, &machine).unwrap();
+        let is_batch = plan.max_batch_size.is_some();
         let input = |name: &str, shape: Option<Vec<i64>>, is_batched: bool| InputSignature {
             name: name.into(),
             datatype: Some(DataType::Fp32),
             shape,
-            is_optional: !is_batched,
-            is_batched,
+            is_optional: false,
+            is_batched: is_batched && is_batch,
+            is_flattened: false,
         };
-        Signature {
+        let signature = Signature {
             inputs: vec![
                 input("x", Some(vec![-1, 3, 4]), true),
                 input("scale", Some(vec![1]), false),
                 input("z", None, true),
             ],
             outputs: vec![OutputSignature { name: "y".into(), datatype: None, shape: Some(vec![-1, 5]) }],
-            are_outputs_known: true,
-            max_batch_size: Some(8),
             ..Signature::default()
-        }
+        };
+        ModelConfiguration::of(&config, &plan, &signature)
+    }
+
+    fn dims(tensors: &[TensorConfiguration]) -> Vec<&[i64]> {
+        tensors.iter().map(|tensor| tensor.dims.as_slice()).collect()
     }
 
     #[test]
     fn shapes_stand_without_the_batch_dimension_where_there_is_one() {
-        let batching = BatchingSpec { max_batch_size: 8, max_delay: None };
-        let configuration_of_batch = configuration(Some(batching), &signature());
-        let dims: Vec<_> = configuration_of_batch.inputs.iter().map(|input| input.dims.as_slice()).collect();
-        assert_eq!(dims, [&[3, 4][..], &[1], &[-1]]);
-        assert_eq!(configuration_of_batch.outputs[0].dims, [5]);
-        assert_eq!((configuration_of_batch.max_batch_size, configuration_of_batch.instances), (8, 2));
-        assert_eq!(configuration_of_batch.dynamic_batching, Some(DynamicBatching { max_queue_delay: Duration::ZERO }));
-
-        let mut alone = signature();
-        alone.max_batch_size = None;
-        alone.inputs.iter_mut().for_each(|input| input.is_batched = false);
-        let alone = configuration(None, &alone);
-        assert_eq!((alone.max_batch_size, alone.dynamic_batching), (0, None));
-        assert_eq!(
-            (alone.inputs[0].dims.as_slice(), alone.outputs[0].dims.as_slice()),
-            (&[-1, 3, 4][..], &[-1, 5][..])
-        );
+        let batch = configuration(Some(BatchingSpec { max_batch_size: 8, max_delay: None }), false);
+        assert_eq!(dims(&batch.inputs), [&[3, 4][..], &[1], &[-1]]);
+        assert_eq!(dims(&batch.outputs), [&[5]]);
+        assert_eq!((batch.max_batch_size, batch.instances), (8, 2));
+        assert_eq!(batch.dynamic_batching, Some(DynamicBatching { max_queue_delay: Duration::ZERO }));
+        let plain = configuration(None, false);
+        assert_eq!((plain.max_batch_size, plain.dynamic_batching), (0, None));
+        assert_eq!(dims(&plain.inputs), [&[-1, 3, 4][..], &[1], &[-1]]);
+        assert_eq!(dims(&plain.outputs), [&[-1, 5]]);
     }
 
     #[test]
     fn a_stateful_model_has_one_instance_and_joins_no_requests() {
-        let stateful = Signature { is_stateful: true, max_batch_size: None, ..signature() };
-        let batching = BatchingSpec { max_batch_size: 8, max_delay: None };
-        let configuration = configuration(Some(batching), &stateful);
-        assert_eq!((configuration.instances, configuration.dynamic_batching), (1, None));
+        let stateful = configuration(Some(BatchingSpec { max_batch_size: 8, max_delay: None }), true);
+        assert_eq!((stateful.instances, stateful.max_batch_size, stateful.dynamic_batching), (1, 0, None));
     }
 }

@@ -15,15 +15,15 @@ use std::{
 use torchmodel_crds::Failure;
 
 use crate::{
-    batcher::BatcherConfig,
     config::ModelConfig,
     configuration::ModelConfiguration,
-    engine::LoadedModel,
     inference::{InferError, InferRequest, InferResponse, NamedTensor, Parameters},
+    loader::LoadedModel,
     metadata::ModelMetadata,
     metrics::{InflightGuard, ModelMetrics, RequestTimings},
     model_key::ModelKey,
     outcome::Outcome,
+    plan::ExecutionPlan,
     scheduler::{Answer, Scheduler, SchedulerConfig},
     signature::{OutputSignature, Signature},
     statistics::ModelStatistics,
@@ -45,7 +45,7 @@ pub struct VersionOptions {
 pub struct Version {
     key: ModelKey,
     config: ModelConfig,
-    signature: Signature,
+    plan: ExecutionPlan,
     /// What the first answer taught about outputs that the schema does not tell.
     learned_outputs: OnceLock<Vec<OutputSignature>>,
     scheduler: Arc<Scheduler>,
@@ -76,20 +76,14 @@ impl Version {
     /// Starts the instances of `loaded` and waits until they are warm. Blocks.
     pub fn start(loaded: LoadedModel, options: VersionOptions) -> Result<(Self, Retirement), Failure> {
         let VersionOptions { key, config, metrics, on_fatal } = options;
-        let batching = config.batching.filter(|_| !loaded.signature.is_stateful);
-        let batcher = BatcherConfig {
-            max_rows: batching.map_or(1, |batching| batching.max_batch_size),
-            max_delay: batching.map_or_else(Default::default, |batching| batching.max_delay),
-            max_queue: config.max_queue,
-        };
-        let scheduler_config =
-            SchedulerConfig { batcher, model: config.name.clone(), metrics: metrics.clone(), on_fatal };
-        let (scheduler, signature) = Scheduler::start(loaded.engines, scheduler_config)?;
+        let scheduler_config = SchedulerConfig { model: key.name.clone(), metrics: metrics.clone(), on_fatal };
+        let plan = loaded.plan.clone();
+        let scheduler = Scheduler::start(loaded, scheduler_config)?;
         let scheduler = Arc::new(scheduler);
         let (held, released) = mpsc::channel();
         let retirement = Retirement { scheduler: Arc::clone(&scheduler), released };
         let learned_outputs = OnceLock::new();
-        Ok((Self { key, config, signature, learned_outputs, scheduler, metrics, _held: held }, retirement))
+        Ok((Self { key, config, plan, learned_outputs, scheduler, metrics, _held: held }, retirement))
     }
 
     /// Its model and number.
@@ -102,12 +96,13 @@ impl Version {
     #[must_use]
     pub fn configuration(&self) -> ModelConfiguration {
         let outputs = self.known_outputs().to_vec();
-        ModelConfiguration::of(&self.key, &self.config, &Signature { outputs, ..self.signature.clone() })
+        let signature = Signature { outputs, ..self.scheduler.signature().clone() };
+        ModelConfiguration::of(&self.config, &self.plan, &signature)
     }
 
     /// The outputs as far as the schema or an answer told them.
     fn known_outputs(&self) -> &[OutputSignature] {
-        self.learned_outputs.get().unwrap_or(&self.signature.outputs)
+        self.learned_outputs.get().unwrap_or(&self.scheduler.signature().outputs)
     }
 
     /// What it has done.
@@ -122,16 +117,16 @@ impl Version {
         let outputs = self.known_outputs().to_vec();
         let mut properties = BTreeMap::from([
             ("method".to_owned(), self.config.method.clone()),
-            ("stateful".to_owned(), self.signature.is_stateful.to_string()),
+            ("stateful".to_owned(), self.scheduler.signature().is_stateful.to_string()),
         ]);
-        if let Some(most) = self.signature.max_batch_size {
-            properties.insert("max_batch_size".into(), most.to_string());
+        if let Some(maximum) = self.scheduler.signature().max_batch_size {
+            properties.insert("max_batch_size".into(), maximum.to_string());
         }
         ModelMetadata {
             name: self.config.name.clone(),
             versions: vec![self.key.version],
             platform: "pytorch_torchscript".into(),
-            inputs: self.signature.inputs.clone(),
+            inputs: self.scheduler.signature().inputs.clone(),
             outputs,
             properties,
         }
@@ -170,20 +165,17 @@ impl Version {
         if deadline.is_some_and(|deadline| deadline <= now) {
             return Err(expired());
         }
-        let inputs = self.signature.check(request)?;
+        let inputs = self.scheduler.signature().check(request)?;
         let reply = self.scheduler.submit(inputs, deadline)?;
-        let answer = match deadline {
+        match deadline {
             Some(deadline) => tokio::time::timeout_at(deadline.into(), reply).await.map_err(|_| expired())?,
             None => reply.await,
-        };
-        answer.unwrap_or_else(|_| {
-            Err(InferError::Internal(format!("model '{}' stopped before it answered", self.config.name)))
-        })
+        }
     }
 
     /// The outputs that were asked for, in that order.
     fn select(&self, outputs: Vec<NamedTensor>, request: &InferRequest) -> Result<Vec<NamedTensor>, InferError> {
-        if !self.signature.are_outputs_known {
+        if !self.scheduler.signature().are_outputs_known {
             self.learned_outputs.get_or_init(|| outputs.iter().map(learned).collect());
         }
         if request.outputs.is_empty() {

@@ -13,8 +13,8 @@ use tokio::{
 use tonic::transport::Channel;
 use torchmodel_core::{
     config::ModelConfig,
-    engine::EngineLoader as _,
     inference::{InferError, InferRequest, InferResponse, NamedTensor, Parameters},
+    loader::{Loader as _, ModelFiles},
     metrics::Metrics,
     model_key::ModelVersion,
     repository::{LoadContext, LoadError, LoadRequest, LoadedVersion, ModelRepository, RepositoryOptions},
@@ -25,11 +25,11 @@ use torchmodel_core::{
 use torchmodel_crds::{Failure, ModelSpec};
 use torchmodel_server::{
     self as server, Listeners, Serving,
+    admission::Admission,
     grpc::proto::{
         InferTensorContents, ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
         model_infer_request::InferInputTensor,
     },
-    intake::Intake,
     protocol::Limits,
 };
 use torchmodel_torch::TorchLoader;
@@ -67,9 +67,9 @@ pub fn load(path: &Path, spec: &str) -> Result<(Model, Metrics), Failure> {
         on_fatal: Arc::new(|failure| panic!("{failure:?}")),
         ..RepositoryOptions::new(metrics.clone())
     }));
-    let (path, loaded_as) = (path.to_owned(), config.clone());
+    let (files, loaded_as) = (ModelFiles { path: path.to_owned() }, config.clone());
     let load = Box::new(move |_: &LoadContext| {
-        let model = TorchLoader::new(vec![tch::Device::Cpu]).load(&path, &loaded_as)?;
+        let model = TorchLoader::new(vec![tch::Device::Cpu]).load(&files, &loaded_as)?;
         Ok(LoadedVersion { model, artifact_size_bytes: 0, lease: Box::new(()) })
     });
     let pending = repository.load(LoadRequest { version: ModelVersion::FIRST, config, load }).unwrap();
@@ -102,8 +102,9 @@ pub async fn serve((model, metrics): (Model, Metrics)) -> Served {
         service: service.clone(),
         metrics: metrics.clone(),
         limits: Limits::default(),
-        intake: Intake::new(usize::MAX),
+        admission: Admission::new(usize::MAX),
         max_connections: 1000,
+        io_threads: 2,
         drain_timeout: Duration::from_secs(10),
     };
     let server = tokio::spawn(server::serve(listeners, serving, async { drop(stopped.await) }));

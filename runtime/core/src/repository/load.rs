@@ -16,7 +16,7 @@ use tokio::sync::{oneshot, watch};
 use torchmodel_crds::Failure;
 
 use super::state::Progress;
-use crate::{config::ModelConfig, engine::LoadedModel, model_key::ModelVersion};
+use crate::{config::ModelConfig, loader::LoadedModel, model_key::ModelVersion};
 
 /// Loads one version, on a thread that may block.
 pub type Load = Box<dyn FnOnce(&LoadContext) -> Result<LoadedVersion, Failure> + Send>;
