@@ -75,8 +75,14 @@ demo-files: ## Fetch the demo's model, sounds and client
 
 .PHONY: generate
 generate: libtorch ## Write the generated files: CRD, chart copy, lists of flags and metrics
-	@$(CARGO) run --quiet -p torchmodel-crds --bin crd -- --write
+	@$(CARGO) run --quiet -p torchmodel-crds --features kubernetes --bin crd -- --write
 	@TORCHMODEL_GENERATE=1 $(CARGO) test --quiet -p torchmodel-crds -p torchmodel-operator -p torchmodel-runtime generated
+
+# --- Measuring -------------------------------------------------------------------------------------------------------
+
+.PHONY: bench-wire
+bench-wire: libtorch ## Compare what requests cost this runtime and the slice's (ARGUMENTS="--quick" for a short version)
+	@runtime/bench/wire.sh $(ARGUMENTS)
 
 # --- The local cluster -----------------------------------------------------------------------------------------------
 
@@ -96,10 +102,17 @@ cluster-down: ## End it, leaving nothing behind (root)
 
 # --- Testing ---------------------------------------------------------------------------------------------------------
 
+.PHONY: format
+format: ## Write Rust and shell as `make lint` wants them
+	@$(CARGO) fmt --all
+	@tests/lint.sh format
+
 .PHONY: lint
-lint: libtorch ## Format and lints (clippy pedantic, no warnings)
+lint: libtorch ## Format, lints (clippy pedantic, no warnings), scripts, licences
 	@$(call say,format)
 	@$(CARGO) fmt --all --check
+	@$(call say,scripts and dependencies)
+	@tests/lint.sh
 	@$(call say,lints)
 	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	@$(CARGO) clippy --locked -p torchmodel-core --features shuttle --test orders -- -D warnings

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use torchmodel_artifact as artifact;
 use torchmodel_core::loader::Loader;
 use torchmodel_crds::Failure;
+use torchmodel_process::Signals;
 use torchmodel_torch::{TorchLoader, devices};
 
 use crate::{
     args::{Command, InspectArguments, PullArguments, ServeArguments},
-    misused,
-    serve::{self, Signals},
+    manifest::requested_models,
+    misused, serve,
 };
 
 /// Runs one subcommand.
@@ -21,7 +22,9 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Serve(arguments) => {
             let runtime = tokio()?;
             // First of all: the first process of a container is deaf to signals for which it has no handler.
-            let signals = runtime.block_on(async { Signals::listen() })?;
+            let signals = runtime
+                .block_on(async { Signals::listen() })
+                .map_err(|error| misused(format!("listening for signals: {error}")))?;
             // CUDA has to be loaded before anything else touches libtorch.
             let loader = loader(&arguments)?;
             let result = runtime.block_on(serve::serve(*arguments, loader, signals));
@@ -62,8 +65,10 @@ fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
 }
 
 async fn pull(arguments: &PullArguments) -> Result<(), Failure> {
-    let config = serve::read_config(&arguments.file)?;
-    let artifact = artifact::pull(&config.source, &serve::artifact_options(&arguments.artifact)).await;
-    println!("{}", artifact.map_err(|error| error.failure())?.path.display());
+    let options = serve::artifact_options(&arguments.artifact);
+    for config in requested_models(&arguments.files, arguments.artifact.artifact.as_deref())? {
+        let artifact = artifact::pull(&config.source, &options).await.map_err(|error| error.failure())?;
+        println!("{}", artifact.path.display());
+    }
     Ok(())
 }

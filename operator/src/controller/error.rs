@@ -5,7 +5,8 @@
 
 use std::fmt;
 
-use torchmodel_crds::FailureReason;
+use torchmodel_crds::{FailureReason, redact_uris};
+use torchmodel_process::error_chain_by;
 
 use super::{apply, build, dereference, status, validate};
 
@@ -96,37 +97,34 @@ impl Error {
     }
 }
 
-/// An error and its causes in one line, each said once.
+/// An error and its causes in one line, without what a URI keeps secret; of an answer of the API server, what it said itself.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = describe(error);
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = describe(cause);
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
-/// What the API server itself said, without the client's wrapping of it.
-fn describe(error: &(dyn std::error::Error + 'static)) -> String {
-    match error.downcast_ref::<kube::Error>() {
+    let text = error_chain_by(error, |error| match error.downcast_ref::<kube::Error>() {
         Some(kube::Error::Api(status)) => status.message.clone(),
         _ => error.to_string(),
-    }
+    });
+    redact_uris(&text)
 }
 
 #[cfg(test)]
 mod tests {
+    use torchmodel_crds::schema::Violation;
+
     use super::*;
 
     #[test]
     fn an_invalid_spec_waits_for_a_change_and_names_the_shared_reason() {
-        let error = Error::Validate(validate::Error::Rules(vec!["set exactly one".to_owned()]));
+        let violation = Violation { path: "spec.source".to_owned(), message: "set exactly one".to_owned() };
+        let error = Error::Validate(validate::Error::Violations(vec![violation]));
         assert_eq!(error.reason().as_str(), "SpecInvalid");
         assert_eq!(error.requeue(), Requeue::AwaitChange);
-        assert_eq!(chain(&error), "set exactly one");
+        assert_eq!(chain(&error), "spec.source: set exactly one");
+    }
+
+    #[test]
+    fn an_error_shows_no_secret_of_a_uri() {
+        let said = "invalid type: string \"https://store/m.pt?X-Amz-Signature=hunter2\", expected struct ModelSource";
+        let text = chain(&Error::Validate(validate::Error::Unreadable(said.to_owned())));
+        assert!(text.contains("\"https://store/m.pt\"") && !text.contains("hunter2"), "{text}");
     }
 }

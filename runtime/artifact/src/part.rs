@@ -4,17 +4,21 @@
 //! bytes of the file; without a digest to check against, only bytes that were flushed to disk count after a restart; the lock
 //! lives as long as anything can still write.
 
-use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io::{self, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
-use super::cache::{self, PartSlot};
-use super::digest::{self, Digest};
+use super::{
+    cache::{self, PartSlot},
+    digest::{self, Digest},
+};
 
 /// Flushed to disk after this many bytes, so that a crash loses no more.
 const SYNC_BYTES: u64 = 64 << 20;
@@ -124,8 +128,9 @@ impl Part {
         Digest::of(self.hasher.clone())
     }
 
-    /// Moves the complete file to its place. The caller has compared the digest.
-    pub(super) fn commit(self, blob: &Path) -> io::Result<()> {
+    /// Moves the complete file to its place and gives the descriptor through which its bytes were written and hashed. The caller has
+    /// compared the digest.
+    pub(super) fn commit(self, blob: &Path) -> io::Result<File> {
         let mut permissions = self.file.metadata()?.permissions();
         permissions.set_readonly(true);
         self.file.set_permissions(permissions)?;
@@ -134,7 +139,8 @@ impl Part {
         if let Some(folder) = blob.parent() {
             File::open(folder)?.sync_all()?;
         }
-        remove_if_there(&self.slot.record)
+        remove_if_there(&self.slot.record)?;
+        Ok(self.file)
     }
 
     /// Removes the files of a download that must not be continued.

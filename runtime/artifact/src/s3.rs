@@ -4,30 +4,32 @@
 //! [`StatusFault`] in the source chain, so that nothing is guessed from error texts. Invariant: a source that needs credentials
 //! from a service waits for that service no longer than the limit.
 
-use std::path::Path as FilePath;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{path::Path as FilePath, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use http::Method;
 use http_body_util::BodyExt;
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
-use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
+use object_store::{
+    ClientOptions, GetOptions, GetRange, ObjectStore, RetryConfig, StaticCredentialProvider,
+    aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential},
+    client::{
+        HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
+    },
+    path::Path,
 };
-use object_store::path::Path;
-use object_store::{ClientOptions, GetOptions, GetRange, ObjectStore, RetryConfig, StaticCredentialProvider};
 use torchmodel_crds::S3Spec;
 use tracing::info;
 use url::Url;
 
-use super::credentials::{self, Credentials};
-use super::environment::Environment;
-use super::error::{ArtifactError, BoxError};
-use super::fault::{self, MAX_BODY_BYTES, Meaning, StatusFault, Target};
-use super::http::host_and_port;
-use super::origin::{Answer, Ask, Body};
+use super::{
+    credentials::{self, Credentials},
+    environment::Environment,
+    error::{ArtifactError, BoxError},
+    fault::{self, MAX_BODY_BYTES, Meaning, StatusFault, Target},
+    origin::{Answer, Ask, Body, Origin},
+    uri::host_and_port,
+};
 
 const DEFAULT_REGION: &str = "us-east-1";
 
@@ -122,33 +124,6 @@ impl S3Origin {
         Ok(Self { store, key, target: Target { uri, host, is_signed }, service })
     }
 
-    /// Whom faults are told about.
-    pub(super) fn target(&self) -> &Target {
-        &self.target
-    }
-
-    /// Asks once.
-    pub(super) async fn open(&self, ask: &Ask) -> Result<Answer, ArtifactError> {
-        if let Some(service) = &self.service {
-            self.wait_for_credentials(service).await?;
-        }
-        let options = GetOptions {
-            range: (ask.offset > 0).then_some(GetRange::Offset(ask.offset)),
-            if_match: ask.etag.clone().filter(|_| ask.offset > 0),
-            if_none_match: ask.known_etag.clone().filter(|_| ask.offset == 0),
-            ..GetOptions::default()
-        };
-        match self.store.get_opts(&self.key, options).await {
-            Ok(result) => Ok(Answer::Body(Body {
-                offset: result.range.start,
-                total: Some(result.meta.size),
-                etag: result.meta.e_tag.clone(),
-                stream: result.into_stream().map_err(BoxError::from).boxed(),
-            })),
-            Err(error) => self.explain(ask, &error),
-        }
-    }
-
     fn explain(&self, ask: &Ask, error: &object_store::Error) -> Result<Answer, ArtifactError> {
         if let Some(fault) = fault::find_cause::<StatusFault>(error) {
             return match fault.meaning() {
@@ -187,6 +162,34 @@ impl S3Origin {
             Some(fault) => fault.explain(&target),
             None => fault::explain_network(&target, source.as_ref()),
         })
+    }
+}
+
+#[async_trait]
+impl Origin for S3Origin {
+    fn target(&self) -> &Target {
+        &self.target
+    }
+
+    async fn open(&self, ask: &Ask) -> Result<Answer, ArtifactError> {
+        if let Some(service) = &self.service {
+            self.wait_for_credentials(service).await?;
+        }
+        let options = GetOptions {
+            range: (ask.offset > 0).then_some(GetRange::Offset(ask.offset)),
+            if_match: ask.etag.clone().filter(|_| ask.offset > 0),
+            if_none_match: ask.known_etag.clone().filter(|_| ask.offset == 0),
+            ..GetOptions::default()
+        };
+        match self.store.get_opts(&self.key, options).await {
+            Ok(result) => Ok(Answer::Body(Body {
+                offset: result.range.start,
+                total: Some(result.meta.size),
+                etag: result.meta.e_tag.clone(),
+                stream: result.into_stream().map_err(BoxError::from).boxed(),
+            })),
+            Err(error) => self.explain(ask, &error),
+        }
     }
 }
 

@@ -3,8 +3,7 @@
 //! [`Location::parse`] is the only reader of the URI's text. Invariant: what [`Location`]'s `Display` prints may be logged; user,
 //! password, query and fragment of a URL never appear in it.
 
-use std::fmt;
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use url::Url;
 
@@ -100,6 +99,12 @@ pub(super) fn redact(uri: &str) -> String {
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let query = if hidden.starts_with('?') { "?REDACTED" } else { "" };
     format!("{}://{host}{path}{query}", scheme.unwrap_or_default())
+}
+
+/// Host and port of a URL, for messages.
+pub(super) fn host_and_port(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 #[cfg(test)]

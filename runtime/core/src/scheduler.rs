@@ -30,6 +30,7 @@ use crate::{
     inference::InferError,
     loader::LoadedModel,
     metrics::ModelMetrics,
+    model_key::ModelName,
     plan::{ExecutionPlan, Threads},
     reply::exchange,
     signature::{CheckedInputs, Signature},
@@ -41,7 +42,7 @@ use crate::{
 /// What a scheduler needs besides a loaded model.
 pub struct SchedulerConfig {
     /// Name for texts and threads.
-    pub model: String,
+    pub model: ModelName,
     /// Where executions are recorded.
     pub metrics: ModelMetrics,
     /// Called when an instance can never work again; the process should end.

@@ -16,7 +16,7 @@ pub trait DataTypeExt {
     /// Bytes of one element; `None` for `BYTES`, whose elements have lengths of their own.
     fn size_bytes(self) -> Option<usize>;
     /// The name in the Open Inference Protocol.
-    #[allow(clippy::wrong_self_convention)] // a DataType is one byte and `Copy`
+    #[expect(clippy::wrong_self_convention, reason = "a DataType is one byte and `Copy`")]
     fn as_str(self) -> &'static str;
     /// Reads that name. Case matters, as in the protocol.
     fn parse(text: &str) -> Option<Self>

@@ -63,7 +63,8 @@ impl Warmup {
                 unknown.name
             )));
         }
-        let mut planned = Self { model: config.name.clone(), runs: Vec::new(), has_values: !warmup.inputs.is_empty() };
+        let mut planned =
+            Self { model: config.name.to_string(), runs: Vec::new(), has_values: !warmup.inputs.is_empty() };
         if plan.warmup.minimum_runs == 0 {
             return Ok(planned);
         }
@@ -245,7 +246,7 @@ fn inputs(config: &ModelConfig, signature: &Signature, batch_size: u32) -> Resul
             }
             Err(why) if warmup.inputs.is_empty() => {
                 tracing::warn!(
-                    model = config.name,
+                    model = config.name.as_str(),
                     "warm-up skipped: input '{}' {why}; declare it in model.inputs or give model.warmup.inputs a shape, or the \
                      first requests will be slow",
                     input.name

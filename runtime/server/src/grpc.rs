@@ -15,7 +15,13 @@ use std::{sync::Arc, time::Instant};
 
 use tonic::{Request, Response, Status, codec::CompressionEncoding, service::Routes};
 use tonic_health::pb::health_server::HealthServer;
-use torchmodel_core::{inference::InferError, metrics::Metrics, service::InferenceService};
+use torchmodel_core::{
+    inference::InferError,
+    metrics::Metrics,
+    model_key::{ModelName, ModelVersion},
+    outcome::Outcome,
+    service::InferenceService,
+};
 
 use self::{
     count::{Count, Counted},
@@ -29,11 +35,11 @@ use self::{
 };
 use crate::{
     intake::{IntakeError, Share},
-    protocol::{Limits, parse_version},
+    protocol::Limits,
 };
 
 /// The messages and stubs generated from `proto/inference.proto`.
-#[allow(missing_docs, clippy::all, clippy::pedantic, unused_qualifications)]
+#[expect(missing_docs, clippy::all, clippy::pedantic, unused_qualifications, reason = "generated")]
 pub mod proto {
     tonic::include_proto!("inference");
 }
@@ -80,6 +86,11 @@ pub fn refuse(error: IntakeError) -> Box<dyn std::error::Error + Send + Sync> {
     Box::new(status_of(&error.into()))
 }
 
+/// The name and version of a request about a model.
+fn requested(name: &str, version: &str) -> Result<(ModelName, Option<ModelVersion>), InferError> {
+    Ok((name.parse()?, ModelVersion::parse_requested(version)?))
+}
+
 /// The six calls of the protocol's core.
 struct Inference {
     service: InferenceService,
@@ -99,8 +110,9 @@ impl GrpcInferenceService for Inference {
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
         let request = request.into_inner();
-        let version = parse_version(&request.version).map_err(|error| status_of(&error))?;
-        let ready = match self.service.model_readiness(&request.name, version.as_deref()) {
+        let readiness = requested(&request.name, &request.version)
+            .and_then(|(name, version)| self.service.model_readiness(&name, version));
+        let ready = match readiness {
             Ok(()) => true,
             Err(InferError::NotFound(_) | InferError::NotReady(_)) => false,
             Err(error) => return Err(status_of(&error)),
@@ -120,8 +132,8 @@ impl GrpcInferenceService for Inference {
         request: Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
         let request = request.into_inner();
-        let metadata = parse_version(&request.version)
-            .and_then(|version| self.service.model_metadata(&request.name, version.as_deref()))
+        let metadata = requested(&request.name, &request.version)
+            .and_then(|(name, version)| self.service.model_metadata(&name, version))
             .map_err(|error| status_of(&error))?;
         Ok(Response::new(encode::encode_model(metadata)))
     }
@@ -129,7 +141,7 @@ impl GrpcInferenceService for Inference {
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
         let arrival = Instant::now();
         let (metadata, extensions, message) = request.into_parts();
-        let model = message.model_name.clone();
+        let model = message.model_name.parse().ok();
         let mut count = Count::new(&self.metrics, &extensions, arrival, model);
         let decoded = decode::decode(message, &metadata, arrival, self.limits).and_then(|mut request| {
             if let Some(share) = extensions.get::<Arc<Share>>() {
@@ -142,7 +154,7 @@ impl GrpcInferenceService for Inference {
             Ok(request) => self.service.infer(request).await,
             Err(error) => Err(error),
         };
-        count.outcome = result.as_ref().map_or_else(InferError::reason, |_| "ok");
+        count.outcome = result.as_ref().map_or_else(InferError::outcome, |_| Outcome::Ok);
         match result {
             Ok(response) => Ok(Response::new(encode::encode(response))),
             Err(error) => Err(status_of(&error)),

@@ -23,14 +23,17 @@ use axum::{
 use http::{HeaderValue, StatusCode, header, request::Parts};
 use serde_json::{Value, json};
 use torchmodel_core::{
-    inference::{InferError, ModelMetadata, TensorMetadata},
+    inference::InferError,
+    metadata::ModelMetadata,
     metrics::Metrics,
+    model_key::{ModelName, ModelVersion},
     service::InferenceService,
-    tensor::DataTypeExt,
+    signature::{InputSignature, OutputSignature},
+    tensor::{DataType, DataTypeExt},
 };
 
 use self::error::{RestError, json as json_response};
-use crate::protocol::{Limits, parse_version};
+use crate::protocol::Limits;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -88,8 +91,8 @@ async fn close_when_draining(State(app): State<App>, request: Request, next: Nex
 
 /// The model that a path names.
 struct Target {
-    model: String,
-    version: Option<String>,
+    model: ModelName,
+    version: Option<ModelVersion>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Target {
@@ -99,14 +102,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, RestError> {
         let params = RawPathParams::from_request_parts(parts, state).await;
         let params = params.map_err(|error| RestError::invalid(format!("failed to read the path: {error}")))?;
-        let mut target = Self { model: String::new(), version: None };
-        for (name, value) in &params {
-            match name {
-                "version" => target.version = parse_version(value)?,
-                _ => value.clone_into(&mut target.model),
-            }
-        }
-        Ok(target)
+        let named = |key| params.iter().find(|(name, _)| *name == key).map_or("", |(_, value)| value);
+        let model = named("model").parse().map_err(InferError::from)?;
+        let version = ModelVersion::parse_requested(named("version")).map_err(InferError::from)?;
+        Ok(Self { model, version })
     }
 }
 
@@ -133,19 +132,22 @@ async fn server_metadata(State(app): State<App>) -> Response {
 }
 
 async fn model_list(State(app): State<App>) -> Response {
-    json_response(StatusCode::OK, &json!({ "models": app.service.model_names() }))
+    json_response(
+        StatusCode::OK,
+        &json!({ "models": app.service.model_names().iter().map(ModelName::as_str).collect::<Vec<_>>() }),
+    )
 }
 
 async fn model_metadata(State(app): State<App>, target: Target) -> Result<Response, RestError> {
-    let metadata = app.service.model_metadata(&target.model, target.version.as_deref())?;
+    let metadata = app.service.model_metadata(&target.model, target.version)?;
     Ok(json_response(StatusCode::OK, &metadata_json(&metadata)))
 }
 
 async fn model_ready(State(app): State<App>, target: Target) -> Result<Response, RestError> {
-    match app.service.model_readiness(&target.model, target.version.as_deref()) {
-        Ok(()) => Ok(json_response(StatusCode::OK, &json!({ "name": target.model, "ready": true }))),
+    match app.service.model_readiness(&target.model, target.version) {
+        Ok(()) => Ok(json_response(StatusCode::OK, &json!({ "name": target.model.as_str(), "ready": true }))),
         Err(InferError::NotReady(reason)) => {
-            let body = json!({ "name": target.model, "ready": false, "reason": reason, "error": reason });
+            let body = json!({ "name": target.model.as_str(), "ready": false, "reason": reason, "error": reason });
             Ok(json_response(StatusCode::SERVICE_UNAVAILABLE, &body))
         }
         Err(error) => Err(error.into()),
@@ -158,12 +160,22 @@ async fn metrics_text(State(app): State<App>) -> Response {
 }
 
 fn metadata_json(metadata: &ModelMetadata) -> Value {
+    let input = |input: &InputSignature| {
+        let mut json = tensor_json(&input.name, input.datatype, input.shape.as_deref());
+        if input.is_optional
+            && let Some(json) = json.as_object_mut()
+        {
+            json.insert("optional".into(), Value::Bool(true));
+        }
+        json
+    };
+    let output = |output: &OutputSignature| tensor_json(&output.name, output.datatype, output.shape.as_deref());
     let mut body = json!({
-        "name": metadata.name,
-        "versions": metadata.versions,
+        "name": metadata.name.as_str(),
+        "versions": metadata.versions.iter().map(ModelVersion::to_string).collect::<Vec<_>>(),
         "platform": metadata.platform,
-        "inputs": metadata.inputs.iter().map(tensor_json).collect::<Vec<_>>(),
-        "outputs": metadata.outputs.iter().map(tensor_json).collect::<Vec<_>>(),
+        "inputs": metadata.inputs.iter().map(input).collect::<Vec<_>>(),
+        "outputs": metadata.outputs.iter().map(output).collect::<Vec<_>>(),
     });
     if !metadata.properties.is_empty()
         && let Some(body) = body.as_object_mut()
@@ -175,16 +187,6 @@ fn metadata_json(metadata: &ModelMetadata) -> Value {
 
 /// One input or output. The protocol has no words for a datatype or a rank that is not known; both fields are always there,
 /// because generated clients ask for them: an unknown datatype is empty, an unknown shape is one dimension of any size.
-fn tensor_json(tensor: &TensorMetadata) -> Value {
-    let mut body = json!({
-        "name": tensor.name,
-        "datatype": tensor.datatype.map_or("", DataTypeExt::as_str),
-        "shape": tensor.shape.as_deref().unwrap_or(&[-1]),
-    });
-    if tensor.is_optional
-        && let Some(body) = body.as_object_mut()
-    {
-        body.insert("optional".into(), Value::Bool(true));
-    }
-    body
+fn tensor_json(name: &str, datatype: Option<DataType>, shape: Option<&[i64]>) -> Value {
+    json!({ "name": name, "datatype": datatype.map_or("", DataTypeExt::as_str), "shape": shape.unwrap_or(&[-1]) })
 }

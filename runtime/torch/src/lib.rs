@@ -95,7 +95,7 @@ fn copies(module: Module, count: usize, plan: &ExecutionPlan, binding: &Binding)
 }
 
 fn announce(facts: &ModuleFacts, config: &ModelConfig, device: tch::Device) {
-    let model = &config.name;
+    let model = config.name.as_str();
     tracing::info!(
         model,
         device = device::name(device),

@@ -1,4 +1,4 @@
-//! Why pods of the wanted revision do not serve, from what the kubelet and the runtime wrote into the pods' status.
+//! Why pods of the desired revision do not serve, from what the kubelet and the runtime wrote into the pods' status.
 //!
 //! Pure. The runtime's own word (one JSON line in the termination message) goes before what can be concluded from the outside.
 //! Invariants: a pod that is ready has not failed; the most frequent reason of all pods wins; a failure that stays the same keeps
@@ -11,7 +11,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::ResourceExt as _;
-use torchmodel_crds::{Failure, FailurePhase, FailureReason, LastFailure, TorchModelStatus};
+use torchmodel_crds::{Failure, FailurePhase, FailureReason, LastFailure, TorchModelStatus, redact_uris};
 
 use super::Rollout;
 use crate::controller::build::{CONTAINER, TEMPLATE_LABEL};
@@ -69,8 +69,8 @@ fn report(failure: Failure, now: &Time, complete: impl FnOnce(LastFailure) -> La
     complete(LastFailure {
         phase,
         reason,
-        message,
-        hint,
+        message: redact_uris(&message),
+        hint: redact_uris(&hint),
         pod: None,
         node: None,
         exit_code: None,

@@ -2,8 +2,11 @@
 
 use torchmodel_crds::{FailurePhase, FailureReason, ModelSource, S3Spec};
 
-use crate::server::{FaultServer, Reply};
-use crate::{Puller, content, digest, read, source};
+use crate::{
+    Puller, content, digest, read,
+    server::{FaultServer, Reply},
+    source,
+};
 
 const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "key-id"), ("AWS_SECRET_ACCESS_KEY", "hunter2")];
 const SIZE: usize = 200_000;
@@ -52,7 +55,7 @@ async fn without_digest_an_object_is_sent_again_only_when_its_tag_changed() {
     let source = at(&server, None);
     let first = puller.pull(&source).await.unwrap();
     assert_eq!(first.sha256, digest(&old));
-    assert_eq!(puller.pull(&source).await.unwrap(), first);
+    assert_eq!(puller.pull(&source).await.unwrap().path, first.path);
     assert_eq!(server.seen_header("if-none-match"), [None, Some("\"old\"".to_owned())]);
 
     server.then([Reply::file(&new, "new")]);

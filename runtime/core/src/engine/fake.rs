@@ -18,11 +18,12 @@ use crate::{
     interface::{Interface, MethodInterface, ValueType},
     loader::LoadedModel,
     metrics::Metrics,
-    model::Model,
+    model_key::ModelVersion,
     plan::{DeviceKind, ExecutionPlan, Machine},
-    repository::{ModelRepository, ModelState, VERSION},
+    repository::{ModelRepository, ModelState},
     signature::{InputSignature, OutputSignature, Signature},
     tensor::Tensor,
+    version::Version,
     warmup::Warmup,
 };
 
@@ -171,9 +172,10 @@ impl FakeModel {
     /// # Errors
     /// The configuration's, or the thread's that could not start.
     pub fn serve(self, repository: &ModelRepository, metrics: &Metrics) -> Result<(), String> {
-        let (name, config) = (self.name.clone(), self.config()?);
+        let config = self.config()?;
+        let name = config.name.clone();
         let loaded = self.load(&config).map_err(|failure| failure.message)?;
-        let model = Model::start(loaded, config, metrics.model(&name, VERSION), Arc::new(|_| {}));
+        let model = Version::start(loaded, config, metrics.model(&name, ModelVersion::FIRST), Arc::new(|_| {}));
         let model = model.map_err(|failure| failure.message)?;
         repository.set(&name, ModelState::Ready(Arc::new(model)));
         Ok(())

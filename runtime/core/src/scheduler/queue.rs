@@ -115,7 +115,7 @@ impl Queue {
 
     /// Name of the model.
     pub fn model(&self) -> &str {
-        &self.config.model
+        self.config.model.as_str()
     }
 
     /// Where executions are recorded.
@@ -286,7 +286,7 @@ impl Queue {
 
     fn fail_expired(&self, expired: Vec<Waiting<PendingRequest>>) {
         for waiting in expired {
-            fail_expired(waiting, &self.config.model);
+            fail_expired(waiting, self.config.model.as_str());
         }
     }
 
@@ -349,7 +349,7 @@ impl Queue {
     /// From now on every request runs alone.
     pub fn stop_batching(&self, why: &str) {
         if lock(&self.state).batcher.stop_batching() {
-            tracing::warn!(model = self.config.model, "requests are no longer batched: {why}");
+            tracing::warn!(model = self.config.model.as_str(), "requests are no longer batched: {why}");
         }
     }
 

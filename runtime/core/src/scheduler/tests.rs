@@ -17,6 +17,7 @@ use super::*;
 use crate::{
     engine::fake::{FakeModel, device::FakeDevice},
     metrics::Metrics,
+    model_key::ModelVersion,
     tensor::{DataType, Tensor},
 };
 
@@ -36,8 +37,8 @@ impl Started {
         let (report, fatal) = mpsc::channel();
         let report = Mutex::new(report);
         let config = SchedulerConfig {
-            model: "m".to_owned(),
-            metrics: Metrics::new().model("m", "1"),
+            model: "m".parse().unwrap(),
+            metrics: Metrics::new().model(&"m".parse().unwrap(), ModelVersion::FIRST),
             on_fatal: Arc::new(move |failure| drop(report.lock().unwrap().send(failure))),
         };
         let model_config = model.config().unwrap();

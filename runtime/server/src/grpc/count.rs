@@ -20,7 +20,11 @@ use tonic::{
     codegen::{BoxFuture, Service},
     server::NamedService,
 };
-use torchmodel_core::metrics::{Metrics, Protocol};
+use torchmodel_core::{
+    metrics::{Metrics, Protocol},
+    model_key::ModelName,
+    outcome::Outcome,
+};
 
 use super::SERVICE_PREFIX;
 
@@ -28,24 +32,29 @@ use super::SERVICE_PREFIX;
 pub(super) struct Count<'a> {
     metrics: &'a Metrics,
     start: Instant,
-    model: String,
-    /// The word for the metrics.
-    pub(super) outcome: &'static str,
+    model: Option<ModelName>,
+    /// How it ended.
+    pub(super) outcome: Outcome,
 }
 
 impl<'a> Count<'a> {
     /// Begins to count a request for `model`; nobody else counts it any more.
-    pub(super) fn new(metrics: &'a Metrics, extensions: &tonic::Extensions, start: Instant, model: String) -> Self {
+    pub(super) fn new(
+        metrics: &'a Metrics,
+        extensions: &tonic::Extensions,
+        start: Instant,
+        model: Option<ModelName>,
+    ) -> Self {
         if let Some(Decoded(is_decoded)) = extensions.get() {
             is_decoded.store(true, Relaxed);
         }
-        Self { metrics, start, model, outcome: "canceled" }
+        Self { metrics, start, model, outcome: Outcome::Canceled }
     }
 }
 
 impl Drop for Count<'_> {
     fn drop(&mut self) {
-        self.metrics.record_response(Protocol::Grpc, &self.model, self.outcome, self.start.elapsed());
+        self.metrics.record_response(Protocol::Grpc, self.model.as_ref(), self.outcome, self.start.elapsed());
     }
 }
 
@@ -90,21 +99,23 @@ where
             if !is_decoded.load(Relaxed) {
                 let status = Status::from_header_map(response.headers());
                 let outcome = outcome_of(status.map_or(Code::Unknown, |status| status.code()));
-                metrics.record_response(Protocol::Grpc, "", outcome, start.elapsed());
+                metrics.record_response(Protocol::Grpc, None, outcome, start.elapsed());
             }
             Ok(response)
         })
     }
 }
 
-/// The metrics' word for what tonic answers by itself.
-const fn outcome_of(code: Code) -> &'static str {
+/// How a request ended that tonic answered by itself.
+const fn outcome_of(code: Code) -> Outcome {
     match code {
         // Malformed, too long, or compressed in a way that is not served.
-        Code::InvalidArgument | Code::OutOfRange | Code::ResourceExhausted | Code::Unimplemented => "invalid_request",
-        Code::Unavailable => "overloaded",
+        Code::InvalidArgument | Code::OutOfRange | Code::ResourceExhausted | Code::Unimplemented => {
+            Outcome::InvalidRequest
+        }
+        Code::Unavailable => Outcome::Overloaded,
         // The client stopped sending.
-        Code::DeadlineExceeded | Code::Cancelled => "canceled",
-        _ => "internal",
+        Code::DeadlineExceeded | Code::Cancelled => Outcome::Canceled,
+        _ => Outcome::Internal,
     }
 }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tonic::metadata::MetadataMap;
 use torchmodel_core::{
     inference::{InferError, InferRequest, NamedTensor, Parameter, Parameters},
+    model_key::{ModelName, ModelVersion},
     tensor::{DataType, DataTypeExt, push_bytes_element},
 };
 
@@ -19,7 +20,7 @@ use super::proto::{
     InferParameter, InferTensorContents, ModelInferRequest, infer_parameter::ParameterChoice,
     model_infer_request::InferInputTensor,
 };
-use crate::protocol::{InputHead, Limits, deadline_after, finish_request, parse_version, refuse_tensor_parameter};
+use crate::protocol::{InputHead, Limits, deadline_after, finish_request, refuse_tensor_parameter};
 
 /// Decodes `message`, which arrived at `arrival` with `metadata`.
 pub(super) fn decode(
@@ -28,8 +29,9 @@ pub(super) fn decode(
     arrival: Instant,
     limits: Limits,
 ) -> Result<InferRequest, InferError> {
-    let model = message.model_name;
-    let version = parse_version(&message.model_version)?;
+    let name: ModelName = message.model_name.parse()?;
+    let version = ModelVersion::parse_requested(&message.model_version)?;
+    let model = name.as_str();
     let is_raw = !message.raw_input_contents.is_empty();
     if message.raw_input_contents.len() > message.inputs.len() {
         return Err(InferError::InvalidRequest(format!(
@@ -43,7 +45,7 @@ pub(super) fn decode(
         for parameter in input.parameters.keys() {
             refuse_tensor_parameter("input", &input.name, parameter)?;
         }
-        let head = InputHead::new(&model, &input.name, &input.datatype, &input.shape)?;
+        let head = InputHead::new(model, &input.name, &input.datatype, &input.shape)?;
         let expected = head.element_count(limits)?;
         let data = if is_raw { raw_data(&head, &input, raw.next())? } else { contents_data(&head, &input, expected)? };
         head.with_data(data)
@@ -64,7 +66,7 @@ pub(super) fn decode(
         outputs,
         parameters: decode_parameters(message.parameters)?,
         deadline: timeout.and_then(|timeout| deadline_after(arrival, timeout)),
-        model,
+        model: name,
     };
     finish_request(request, arrival)
 }

@@ -238,7 +238,7 @@ mod tests {
         let cut = good[..good.len() - 3].to_vec();
         for wrong in [corrupt, trailing, cut, b"hello".to_vec(), vec![]] {
             let error = read_as("gzip", wrong, 100).await.unwrap_err();
-            assert_eq!(error.reason(), "invalid_request");
+            assert_eq!(error.outcome(), torchmodel_core::outcome::Outcome::InvalidRequest);
         }
     }
 

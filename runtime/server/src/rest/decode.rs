@@ -11,7 +11,9 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use torchmodel_core::{
-    inference::{InferError, InferRequest, ModelMetadata, NamedTensor, Parameter, Parameters},
+    inference::{InferError, InferRequest, NamedTensor, Parameter, Parameters},
+    metadata::ModelMetadata,
+    model_key::{ModelName, ModelVersion},
     tensor::{DataType, push_bytes_element},
 };
 
@@ -30,8 +32,8 @@ const REQUEST_TIMEOUT: &str = "x-request-timeout";
 /// What is known about a request before its body is read.
 #[derive(Clone, Debug)]
 pub(super) struct Head {
-    pub(super) model: String,
-    pub(super) version: Option<String>,
+    pub(super) model: ModelName,
+    pub(super) version: Option<ModelVersion>,
     pub(super) arrival: Instant,
     pub(super) deadline: Option<Instant>,
     /// `None` when the whole body is JSON, `Some(0)` when the whole body is the model's one input.
@@ -40,7 +42,11 @@ pub(super) struct Head {
 
 impl Head {
     /// Reads the headers that the protocol defines.
-    pub(super) fn new(model: String, version: Option<String>, headers: &HeaderMap) -> Result<Self, InferError> {
+    pub(super) fn new(
+        model: ModelName,
+        version: Option<ModelVersion>,
+        headers: &HeaderMap,
+    ) -> Result<Self, InferError> {
         let arrival = Instant::now();
         let deadline = match text_of(headers, REQUEST_TIMEOUT)? {
             None => None,
@@ -142,7 +148,7 @@ fn assemble(head: &Head, mut parts: RequestBody<'_>, mut blobs: Bytes, limits: L
     let outputs = parts.outputs.into_iter().map(|output| decode_output(output, &mut form));
     let request = InferRequest {
         model: head.model.clone(),
-        version: head.version.clone(),
+        version: head.version,
         id: parts.id.unwrap_or_default(),
         inputs,
         outputs: outputs.collect::<Result<Vec<_>, _>>()?,
@@ -253,7 +259,7 @@ pub(super) fn decode_raw(
     input.element_count(limits)?;
     let request = InferRequest {
         model: head.model.clone(),
-        version: head.version.clone(),
+        version: head.version,
         id: String::new(),
         inputs: vec![input.with_data(body)?],
         outputs: vec![],

@@ -38,10 +38,10 @@ pub(super) fn encode(response: InferResponse, form: &OutputForm) -> Result<Encod
         json.push(b',');
     }
     write_key(&mut json, "model_name");
-    write_json(&mut json, &response.model);
+    write_json(&mut json, response.model.as_str());
     json.push(b',');
     write_key(&mut json, "model_version");
-    write_json(&mut json, &response.version);
+    write_json(&mut json, &response.version.to_string());
     if !response.parameters.is_empty() {
         json.push(b',');
         write_key(&mut json, "parameters");

@@ -22,6 +22,8 @@ use hyper::body::{Frame, SizeHint};
 use torchmodel_core::{
     inference::{InferError, InferResponse},
     metrics::{Metrics, Protocol},
+    model_key::ModelName,
+    outcome::Outcome,
 };
 
 use super::{
@@ -43,11 +45,11 @@ pub(super) async fn infer(State(app): State<App>, target: Result<Target, RestErr
     let mut count = Count::new(&app.metrics);
     match answer(&app, target, request, &mut count).await {
         Ok(encoded) => {
-            count.outcome = "ok";
+            count.outcome = Outcome::Ok;
             respond(encoded)
         }
         Err(error) => {
-            count.outcome = error.reason();
+            count.outcome = error.outcome();
             error.into_response()
         }
     }
@@ -61,7 +63,7 @@ async fn answer(
 ) -> Result<Encoded, RestError> {
     let (mut parts, body) = request.into_parts();
     let head = target.and_then(|target| {
-        count.model.clone_from(&target.model);
+        count.model = Some(target.model.clone());
         Ok(Head::new(target.model, target.version, &parts.headers)?)
     });
     let head = match head {
@@ -86,7 +88,7 @@ async fn answer(
 async fn decode_body(app: &App, head: Head, body: Bytes, share: Option<&Arc<Share>>) -> Result<Decoded, RestError> {
     let limits = app.limits;
     if head.header_length == Some(0) {
-        let metadata = app.service.model_metadata(&head.model, head.version.as_deref())?;
+        let metadata = app.service.model_metadata(&head.model, head.version)?;
         return Ok(decode_raw(&head, body, &metadata, limits)?);
     }
     let json_bytes = head.header_length.unwrap_or(body.len());
@@ -156,18 +158,19 @@ impl hyper::body::Body for Pieces {
 struct Count<'a> {
     metrics: &'a Metrics,
     start: Instant,
-    model: String,
-    outcome: &'static str,
+    /// `None` until the name was read.
+    model: Option<ModelName>,
+    outcome: Outcome,
 }
 
 impl<'a> Count<'a> {
     fn new(metrics: &'a Metrics) -> Self {
-        Self { metrics, start: Instant::now(), model: String::new(), outcome: "canceled" }
+        Self { metrics, start: Instant::now(), model: None, outcome: Outcome::Canceled }
     }
 }
 
 impl Drop for Count<'_> {
     fn drop(&mut self) {
-        self.metrics.record_response(Protocol::Rest, &self.model, self.outcome, self.start.elapsed());
+        self.metrics.record_response(Protocol::Rest, self.model.as_ref(), self.outcome, self.start.elapsed());
     }
 }

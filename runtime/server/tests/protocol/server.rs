@@ -114,7 +114,7 @@ impl Server {
 
     /// A model that is not ready yet.
     pub fn add_loading(&self, name: &str) {
-        self.repository.set(name, ModelState::Loading);
+        self.repository.set(&name.parse().unwrap(), ModelState::Loading);
     }
 }
 
