@@ -13,13 +13,14 @@ use torchmodel_torch::{TorchLoader, devices};
 use crate::{
     args::{Command, InspectArguments, PullArguments, ServeArguments},
     manifest::requested_models,
-    misused, serve,
+    misused, openmp, serve,
 };
 
 /// Runs one subcommand.
 pub fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(arguments) => {
+            openmp::settle_spinning();
             let runtime = tokio()?;
             // First of all: the first process of a container is deaf to signals for which it has no handler.
             let signals = runtime

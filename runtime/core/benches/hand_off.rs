@@ -15,6 +15,7 @@ use torchmodel_core::{
     engine::fake::{FakeModel, join},
     inference::NamedTensor,
     metrics::Metrics,
+    model_key::ModelVersion,
     plan::{HandOff, Threads},
     scheduler::{Reply, Scheduler, SchedulerConfig},
     signature::CheckedInputs,
@@ -48,8 +49,8 @@ fn scheduler(hand_off: HandOff) -> Scheduler {
     loaded.plan.threads = Threads::Fixed(1);
     loaded.plan.hand_off = hand_off;
     let config = SchedulerConfig {
-        model: "m".to_owned(),
-        metrics: Metrics::new().model("m", "1"),
+        model: "m".parse().expect("a name"),
+        metrics: Metrics::new().model(&"m".parse().expect("a name"), ModelVersion::FIRST),
         on_fatal: Arc::new(|failure| eprintln!("{failure:?}")),
     };
     Scheduler::start(loaded, config).expect("a fake model starts")

@@ -22,6 +22,7 @@ use torchmodel_core::{
     },
     inference::InferError,
     metrics::Metrics,
+    model_key::ModelVersion,
     plan::{HandOff, Threads},
     scheduler::{Reply, Scheduler, SchedulerConfig},
     signature::CheckedInputs,
@@ -97,8 +98,8 @@ impl Subject {
         // Spinning is waiting without a lock, which shuttle cannot tell from doing nothing.
         loaded.plan.hand_off = HandOff { spin: Duration::ZERO, inline_below };
         let config = SchedulerConfig {
-            model: "m".to_owned(),
-            metrics: Metrics::new().model("m", "1"),
+            model: "m".parse().unwrap(),
+            metrics: Metrics::new().model(&"m".parse().unwrap(), ModelVersion::FIRST),
             on_fatal: Arc::new(|failure| panic!("{failure:?}")),
         };
         Arc::new(Self { scheduler: Scheduler::start(loaded, config).unwrap(), alive: Alive::default() })
