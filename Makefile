@@ -102,10 +102,17 @@ cluster-down: ## End it, leaving nothing behind (root)
 
 # --- Testing ---------------------------------------------------------------------------------------------------------
 
+.PHONY: format
+format: ## Write Rust and shell as `make lint` wants them
+	@$(CARGO) fmt --all
+	@tests/lint.sh format
+
 .PHONY: lint
-lint: libtorch ## Format and lints (clippy pedantic, no warnings)
+lint: libtorch ## Format, lints (clippy pedantic, no warnings), scripts, licences
 	@$(call say,format)
 	@$(CARGO) fmt --all --check
+	@$(call say,scripts and dependencies)
+	@tests/lint.sh
 	@$(call say,lints)
 	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	@$(call say,documentation)

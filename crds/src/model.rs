@@ -156,7 +156,7 @@ pub struct TensorSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "kubernetes", derive(JsonSchema))]
 #[serde(rename_all = "UPPERCASE")]
-#[allow(missing_docs)]
+#[expect(missing_docs, reason = "the protocol's own names")]
 pub enum DataType {
     Bool,
     Uint8,

@@ -5,15 +5,19 @@
 use std::sync::Arc;
 
 use torchmodel_artifact as artifact;
-use torchmodel_core::engine::EngineLoader;
+use torchmodel_core::loader::Loader;
 use torchmodel_crds::Failure;
+use torchmodel_process::Signals;
 use torchmodel_torch::{TorchLoader, devices};
 
 use crate::{
     args::{Command, InspectArguments, PullArguments, ServeArguments},
-    misused,
-    serve::{self, Signals},
+    manifest::requested_models,
+    misused, serve,
 };
+
+/// For all but connections, which have threads of their own: fetching, accepting, signals.
+const WORKER_THREADS: usize = 2;
 
 /// Runs one subcommand.
 pub fn run(command: Command) -> Result<(), Failure> {
@@ -21,7 +25,9 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Serve(arguments) => {
             let runtime = tokio()?;
             // First of all: the first process of a container is deaf to signals for which it has no handler.
-            let signals = runtime.block_on(async { Signals::listen() })?;
+            let signals = runtime
+                .block_on(async { Signals::listen() })
+                .map_err(|error| misused(format!("listening for signals: {error}")))?;
             // CUDA has to be loaded before anything else touches libtorch.
             let loader = loader(&arguments)?;
             let result = runtime.block_on(serve::serve(*arguments, loader, signals));
@@ -36,12 +42,13 @@ pub fn run(command: Command) -> Result<(), Failure> {
 
 fn tokio() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
         .enable_all()
         .build()
         .map_err(|error| misused(format!("starting the async runtime: {error}")))
 }
 
-fn loader(arguments: &ServeArguments) -> Result<Arc<dyn EngineLoader>, Failure> {
+fn loader(arguments: &ServeArguments) -> Result<Arc<dyn Loader>, Failure> {
     let choice = arguments.device.parse().map_err(misused)?;
     Ok(Arc::new(TorchLoader::new(devices(choice)?)))
 }
@@ -62,8 +69,10 @@ fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
 }
 
 async fn pull(arguments: &PullArguments) -> Result<(), Failure> {
-    let config = serve::read_config(&arguments.file)?;
-    let artifact = artifact::pull(&config.source, &serve::artifact_options(&arguments.artifact)).await;
-    println!("{}", artifact.map_err(|error| error.failure())?.path.display());
+    let options = serve::artifact_options(&arguments.artifact);
+    for config in requested_models(&arguments.files, arguments.artifact.artifact.as_deref())? {
+        let artifact = artifact::pull(&config.source, &options).await.map_err(|error| error.failure())?;
+        println!("{}", artifact.path.display());
+    }
     Ok(())
 }

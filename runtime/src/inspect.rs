@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use torch_shim::{ModuleFacts, Type};
+use torchmodel_process::format_bytes;
 
 /// Everything worth knowing about an archive, as text. `name` is what the model would be called, `sha256` the file's digest.
 #[must_use]
@@ -20,8 +21,8 @@ fn write_facts(text: &mut String, facts: &ModuleFacts, sha256: &str) -> std::fmt
     writeln!(text, "class:       {}", facts.class_name)?;
     writeln!(text, "sha256:      {sha256}")?;
     let types = if facts.parameter_types.is_empty() { "none".into() } else { facts.parameter_types.join(", ") };
-    writeln!(text, "parameters:  {} ({}), {types}", facts.parameters.count, size(facts.parameters.size_bytes))?;
-    writeln!(text, "buffers:     {} ({})", facts.buffers.count, size(facts.buffers.size_bytes))?;
+    writeln!(text, "parameters:  {} ({}), {types}", facts.parameters.count, format_bytes(facts.parameters.size_bytes))?;
+    writeln!(text, "buffers:     {} ({})", facts.buffers.count, format_bytes(facts.buffers.size_bytes))?;
     let devices = if facts.constant_devices.is_empty() { "none".into() } else { facts.constant_devices.join(", ") };
     writeln!(text, "constants on devices: {devices}")?;
     writeln!(text, "methods:")?;
@@ -74,15 +75,6 @@ fn write_manifest(text: &mut String, facts: &ModuleFacts, name: &str, sha256: &s
     Ok(())
 }
 
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..1_000 => format!("{bytes} B"),
-        1_000..1_000_000 => format!("{}.{} kB", bytes / 1_000, bytes % 1_000 / 100),
-        1_000_000..1_000_000_000 => format!("{}.{} MB", bytes / 1_000_000, bytes % 1_000_000 / 100_000),
-        _ => format!("{}.{} GB", bytes / 1_000_000_000, bytes % 1_000_000_000 / 100_000_000),
-    }
-}
-
 /// `name` as Kubernetes allows it for a Service: lower-case letters, digits and dashes, beginning with a letter.
 fn dns_label(name: &str) -> String {
     let label: String =
@@ -109,8 +101,9 @@ mod tests {
         assert!(text.contains("parameters:  2 (1.2 MB), Float"), "{text}");
         assert!(text.contains("forward(x: Tensor) -> Tensor\n    stateful"), "{text}");
         let (_, manifest) = text.split_once("\n\n").unwrap();
-        let config = crate::manifest::ServeConfig::parse(manifest, std::path::Path::new("m.yaml")).unwrap();
-        assert_eq!(config.model.name, "my--model");
+        let configs = crate::manifest::parse(manifest, std::path::Path::new("m.yaml")).unwrap();
+        let names: Vec<String> = configs.iter().map(|config| config.model.name.to_string()).collect();
+        assert_eq!(names, ["my--model"]);
     }
 
     #[test]

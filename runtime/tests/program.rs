@@ -64,7 +64,12 @@ fn what_cannot_be_served_ends_the_program_with_one_line_for_the_operator() {
             FailureReason::NotFound,
             "/does/not/exist.pt",
         ),
-        (write("field.yaml", "source: {url: x}\n"), FailureReason::SpecInvalid, "unknown field `url`"),
+        (write("field.yaml", "source: {url: x}\n"), FailureReason::SpecInvalid, "source.url: is not a field here"),
+        (
+            write("queue.yaml", "source: {uri: 's3://b/k.pt'}\nmodel: {limits: {maxQueue: 0}}\n"),
+            FailureReason::SpecInvalid,
+            "queue.yaml: model.limits.maxQueue: is 0; it must be at least 1",
+        ),
         (write("scheme.yaml", "source: {uri: 'ftp://host/file'}\n"), FailureReason::SchemeUnsupported, "ftp"),
         (folder.path().join("nowhere.yaml"), FailureReason::SpecInvalid, "nowhere.yaml"),
     ] {

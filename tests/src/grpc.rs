@@ -18,7 +18,7 @@ use crate::{
     wait::{PATIENCE, in_time},
 };
 
-#[allow(missing_docs, clippy::all, clippy::pedantic, unused_qualifications)]
+#[allow(missing_docs, clippy::all, clippy::pedantic, unused_qualifications, reason = "generated")]
 mod proto {
     tonic::include_proto!("inference");
 }

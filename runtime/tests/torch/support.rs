@@ -13,8 +13,8 @@ use tokio::{
 use tonic::transport::Channel;
 use torchmodel_core::{
     config::ModelConfig,
-    engine::EngineLoader as _,
     inference::{InferError, InferRequest, InferResponse, NamedTensor, Parameters},
+    loader::{Loader as _, ModelFiles},
     metrics::Metrics,
     model_key::ModelVersion,
     repository::{ModelRepository, ModelState},
@@ -25,11 +25,11 @@ use torchmodel_core::{
 use torchmodel_crds::{Failure, ModelSpec};
 use torchmodel_server::{
     self as server, Listeners, Serving,
+    admission::Admission,
     grpc::proto::{
         InferTensorContents, ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
         model_infer_request::InferInputTensor,
     },
-    intake::Intake,
     protocol::Limits,
 };
 use torchmodel_torch::TorchLoader;
@@ -48,7 +48,7 @@ pub struct Served {
 pub fn load(path: &Path, spec: &str) -> Result<(Version, Metrics), Failure> {
     let spec: ModelSpec = serde_yaml::from_str(spec).unwrap();
     let config = ModelConfig::check(&spec, Some("m".into())).unwrap();
-    let loaded = TorchLoader::new(vec![tch::Device::Cpu]).load(path, &config)?;
+    let loaded = TorchLoader::new(vec![tch::Device::Cpu]).load(&ModelFiles { path: path.to_owned() }, &config)?;
     let metrics = Metrics::new();
     let recorded = metrics.model(&config.name, ModelVersion::FIRST);
     let model = Version::start(loaded, config, recorded, Arc::new(|failure| panic!("{failure:?}")))?;
@@ -77,8 +77,9 @@ pub async fn serve((model, metrics): (Version, Metrics)) -> Served {
         service: service.clone(),
         metrics: metrics.clone(),
         limits: Limits::default(),
-        intake: Intake::new(usize::MAX),
+        admission: Admission::new(usize::MAX),
         max_connections: 1000,
+        io_threads: 2,
         drain_timeout: Duration::from_secs(10),
     };
     let server = tokio::spawn(server::serve(listeners, serving, async { drop(stopped.await) }));

@@ -6,11 +6,10 @@
 use bytes::Bytes;
 use torch_shim::{Argument, OutputValue, ScalarType, TensorBuffer, TorchError, tensor_from_bytes, tensor_to_host};
 use torchmodel_core::{
+    binding::ParameterKind,
     engine::{EngineError, EngineInput},
     tensor::{BytesElements, DataType, DataTypeExt as _, Tensor, push_bytes_element},
 };
-
-use super::schema::ParameterKind;
 
 /// `c10::ScalarType` of every datatype but `BYTES` (c10/core/ScalarType.h).
 const SCALAR_TYPES: [(DataType, ScalarType); 13] = [
@@ -54,9 +53,10 @@ fn tensor(input: &EngineInput, device: tch::Device, must_copy: bool) -> Result<t
         .find(|(datatype, _)| *datatype == input.datatype)
         .ok_or_else(|| EngineError::Refused("a Tensor argument cannot take BYTES".into()))?;
     let size = input.datatype.size_bytes().unwrap_or(1);
-    let host = match input.parts.as_slice() {
+    let parts = host_parts(input)?;
+    let host = match parts.as_slice() {
         [only] if !must_copy && only.as_ptr().align_offset(size) == 0 => {
-            tensor_from_bytes(only.clone(), &input.shape, scalar_type, size)
+            tensor_from_bytes(Bytes::clone(only), &input.shape, scalar_type, size)
         }
         parts => TensorBuffer::new(&input.shape, scalar_type).and_then(|mut buffer| {
             parts.iter().try_for_each(|part| buffer.push(part))?;
@@ -66,6 +66,12 @@ fn tensor(input: &EngineInput, device: tch::Device, must_copy: bool) -> Result<t
     let placed =
         host.and_then(|host| if device.is_cuda() { torch_shim::tensor_to_device(&host, device) } else { Ok(host) });
     placed.map_err(input_error)
+}
+
+/// The parts as the host reads them. The scheduler lets no others pass.
+fn host_parts(input: &EngineInput) -> Result<Vec<&Bytes>, EngineError> {
+    let parts: Option<Vec<&Bytes>> = input.parts.iter().map(|part| part.host()).collect();
+    parts.ok_or_else(|| EngineError::Failed(format!("input {} is not in the host's memory", input.index)))
 }
 
 fn input_error(error: TorchError) -> EngineError {
@@ -85,7 +91,7 @@ fn single<T>(values: &[T]) -> Result<&T, EngineError> {
 
 /// Elements of `N` bytes each, over all parts.
 fn elements<const N: usize>(input: &EngineInput) -> impl Iterator<Item = [u8; N]> + '_ {
-    input.parts.iter().flat_map(|part| part.as_chunks::<N>().0.iter().copied())
+    input.parts.iter().filter_map(|part| part.host()).flat_map(|part| part.as_chunks::<N>().0.iter().copied())
 }
 
 fn integers(input: &EngineInput) -> Result<Vec<i64>, EngineError> {
@@ -113,6 +119,7 @@ fn texts(input: &EngineInput) -> Result<Vec<Vec<u8>>, EngineError> {
     input
         .parts
         .iter()
+        .filter_map(|part| part.host())
         .flat_map(|part| BytesElements::new(part))
         .map(|element| element.map(<[u8]>::to_vec).map_err(|error| EngineError::Refused(error.to_string())))
         .collect()

@@ -1,13 +1,14 @@
 //! `http://` sources against a server that misbehaves.
 
-use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use torchmodel_crds::{FailurePhase, FailureReason, ModelSource};
 
-use crate::server::{FaultServer, Reply};
-use crate::{Puller, await_condition, content, digest, read, read_file, source};
+use crate::{
+    Puller, await_condition, content, digest, read, read_file,
+    server::{FaultServer, Reply},
+    source,
+};
 
 const SIZE: usize = 300_000;
 const CUT: usize = 100_000;

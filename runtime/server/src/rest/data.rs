@@ -63,7 +63,7 @@ pub(super) fn parse(text: &str, datatype: DataType, expected: usize) -> Result<V
         DataType::Int32 => scan.run(|text, out| push(text.parse().map(i32::to_le_bytes), out)),
         DataType::Int64 => scan.run(|text, out| push(text.parse().map(i64::to_le_bytes), out)),
         DataType::Fp32 => scan.run(|text, out| {
-            #[allow(clippy::cast_possible_truncation, reason = "exact for what is not finite")]
+            #[expect(clippy::cast_possible_truncation, reason = "exact for what is not finite")]
             let value = non_finite(text).map(|value| value as f32);
             // A number too large for the type reads as infinity.
             let value = value.or_else(|| text.parse().ok().filter(|value: &f32| value.is_finite()));

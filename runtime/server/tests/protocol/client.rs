@@ -200,7 +200,7 @@ fn from_json(datatype: DataType, values: &[Value]) -> Vec<u8> {
             DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => {
                 int().to_le_bytes()[..datatype.size_bytes().unwrap()].to_vec()
             }
-            #[allow(clippy::cast_possible_truncation, reason = "the shortest text of an FP32 is read back exactly")]
+            #[expect(clippy::cast_possible_truncation, reason = "the shortest text of an FP32 is read back exactly")]
             DataType::Fp32 => (float() as f32).to_le_bytes().to_vec(),
             DataType::Fp64 => float().to_le_bytes().to_vec(),
             DataType::Bytes => bytes_element(value.as_str().unwrap().as_bytes()),

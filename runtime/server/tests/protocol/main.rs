@@ -9,6 +9,8 @@ mod cases;
 mod client;
 mod garbage;
 mod grpc;
+mod h2_client;
 mod intake;
 mod rest;
 mod server;
+mod wire;
