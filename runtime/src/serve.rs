@@ -7,6 +7,7 @@ use std::{
     fs,
     io::Write as _,
     net::SocketAddr,
+    num::NonZeroUsize,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -28,7 +29,7 @@ use torchmodel_core::{
 };
 use torchmodel_crds::{Failure, FailurePhase, FailureReason};
 use torchmodel_process::{Signals, listen};
-use torchmodel_server::{self as server, Listeners, Serving, intake::Intake, protocol::Limits};
+use torchmodel_server::{self as server, Listeners, Serving, admission::Admission, protocol::Limits};
 
 use crate::{
     args::{ArtifactArguments, ServeArguments},
@@ -73,8 +74,9 @@ pub async fn serve(arguments: ServeArguments, loader: Arc<dyn Loader>, mut signa
         service: service.clone(),
         metrics: metrics.clone(),
         limits: Limits { max_request_bytes: arguments.max_request_bytes },
-        intake: intake(&arguments)?,
+        admission: admission(&arguments)?,
         max_connections: server::connections_within(machine::raise_open_files()),
+        io_threads: arguments.io_threads.map_or_else(machine::io_threads, NonZeroUsize::get),
         drain_timeout: arguments.drain_timeout.get(),
     };
     let shutdown = async move {
@@ -137,7 +139,7 @@ async fn told_to_stop(signals: &mut Signals, shutdown_delay: Duration, service: 
 }
 
 /// The bound on all requests, which must leave room for the largest.
-fn intake(arguments: &ServeArguments) -> Result<Intake, Failure> {
+fn admission(arguments: &ServeArguments) -> Result<Admission, Failure> {
     let largest = arguments.max_request_bytes;
     let by_default = || {
         let most = largest.saturating_mul(DEFAULT_INFLIGHT_REQUESTS);
@@ -149,7 +151,7 @@ fn intake(arguments: &ServeArguments) -> Result<Intake, Failure> {
             "--max-inflight-bytes is {most}: it must be at least --max-request-bytes, which is {largest}"
         )));
     }
-    Ok(Intake::new(most))
+    Ok(Admission::new(most))
 }
 
 /// What is needed to get from a configuration to a model.

@@ -1,4 +1,4 @@
-//! An inference client over gRPC, generated from the runtime's protocol file.
+//! An inference client over gRPC.
 
 use std::{error::Error, iter, net::SocketAddr};
 
@@ -7,21 +7,16 @@ use tonic::{
     Status,
     transport::{Channel, Endpoint},
 };
-
-use self::proto::{
+use torchmodel_server::grpc::proto::{
     ModelInferRequest, ModelReadyRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
     model_infer_request::InferInputTensor,
 };
+
 use crate::{
     Input,
     tensor::values,
     wait::{PATIENCE, in_time},
 };
-
-#[allow(missing_docs, clippy::all, clippy::pedantic, unused_qualifications, reason = "generated")]
-mod proto {
-    tonic::include_proto!("inference");
-}
 
 /// Asks one address, over one connection that is made again when it ends.
 #[derive(Clone, Debug)]

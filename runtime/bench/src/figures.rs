@@ -1,4 +1,4 @@
-//! The figures of a run, their medians over rounds, and ratios between servers.
+//! The figures of a run, and over rounds their medians and the medians of their ratios between servers.
 //!
 //! `load` makes them, `report` writes them. Invariant: a figure that could not be measured is NaN and shown as such, never zero.
 
@@ -150,20 +150,26 @@ impl Figures {
     pub fn columns(&self) -> impl Iterator<Item = f64> {
         self.values.iter().chain(&self.counters).copied()
     }
+}
 
-    /// The median of each figure over rounds; `None` without rounds.
-    #[must_use]
-    pub fn medians(rounds: &[Self]) -> Option<Self> {
-        let first = rounds.first()?;
-        let of = |column: fn(&Self) -> &Vec<f64>, index: usize| {
-            median(rounds.iter().filter_map(|round| column(round).get(index).copied()).collect())
-        };
-        Some(Self {
-            values: (0..first.values.len()).map(|index| of(|round| &round.values, index)).collect(),
-            counters: (0..first.counters.len()).map(|index| of(|round| &round.counters, index)).collect(),
-            is_compressed: rounds.iter().any(|round| round.is_compressed),
-        })
-    }
+/// The median of each column over rounds.
+#[must_use]
+pub fn medians(rounds: &[Figures]) -> Vec<f64> {
+    medians_of(rounds.iter().map(|round| round.columns().collect()).collect())
+}
+
+/// The median of each column's ratio of `new` to `old` in the same round: what slows the machine for a while slows both.
+#[must_use]
+pub fn median_ratios(new: &[Figures], old: &[Figures]) -> Vec<f64> {
+    let round =
+        |(new, old): (&Figures, &Figures)| new.columns().zip(old.columns()).map(|(new, old)| new / old).collect();
+    medians_of(new.iter().zip(old).map(round).collect())
+}
+
+fn medians_of(rounds: Vec<Vec<f64>>) -> Vec<f64> {
+    let columns = rounds.first().map_or(0, Vec::len);
+    let column = |index| median(rounds.iter().filter_map(|round| round.get(index).copied()).collect());
+    (0..columns).map(column).collect()
 }
 
 /// The value below or at which `permille` of a thousand lie (nearest rank); `sorted` ascends.
@@ -247,14 +253,15 @@ mod tests {
     }
 
     #[test]
-    fn medians_are_taken_figure_by_figure() {
+    fn medians_are_taken_column_by_column_and_ratios_round_by_round() {
         let round =
             |values: [f64; 2]| Figures { values: values.into(), counters: vec![values[0]], is_compressed: false };
-        let rounds = [round([1.0, 9.0]), round([3.0, 7.0]), round([2.0, 8.0])];
-        let medians = Figures::medians(&rounds).unwrap();
-        assert!(
-            is_near(medians.values[0], 2.0) && is_near(medians.values[1], 8.0) && is_near(medians.counters[0], 2.0)
-        );
-        assert_eq!(Figures::medians(&[]), None);
+        let old = [round([1.0, 9.0]), round([30.0, 7.0]), round([2.0, 8.0])];
+        let medians = medians(&old);
+        assert!(is_near(medians[0], 2.0) && is_near(medians[1], 8.0) && is_near(medians[2], 2.0));
+        let new = [round([2.0, 9.0]), round([60.0, 14.0]), round([4.0, 8.0])];
+        let ratios = median_ratios(&new, &old);
+        assert!(is_near(ratios[0], 2.0) && is_near(ratios[1], 1.0) && ratios.len() == 3);
+        assert!(super::medians(&[]).is_empty());
     }
 }

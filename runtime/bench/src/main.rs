@@ -42,7 +42,7 @@ fn load(arguments: &LoadArguments) -> Result<ExitCode> {
     };
     let encoded = Arc::new(EncodedLoad::new(arguments.load()));
     let figures = load::run(&encoded, arguments.target(), &options)?;
-    let case = CaseReport { name: arguments.wire.as_str().into(), servers: vec![("server".into(), Ok(figures))] };
+    let case = CaseReport { name: arguments.wire.as_str().into(), servers: vec![("server".into(), Ok(vec![figures]))] };
     print!("{}", table(&[case], &generator.counters));
     Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use crate::{
     case::ANNOUNCING,
-    figures::{Figure, Figures},
+    figures::{Figure, Figures, median, median_ratios, medians},
     profile::Shares,
 };
 
@@ -15,8 +15,8 @@ use crate::{
 pub struct CaseReport {
     /// Name of the case.
     pub name: String,
-    /// Name of the server, and its figures or what went wrong.
-    pub servers: Vec<(String, Result<Figures, String>)>,
+    /// Name of the server, and its figures of each round or what went wrong.
+    pub servers: Vec<(String, Result<Vec<Figures>, String>)>,
 }
 
 /// The table in Markdown, with a column for each of `counters`.
@@ -29,10 +29,11 @@ pub fn table(cases: &[CaseReport], counters: &[String]) -> String {
     for case in cases {
         for (server, figures) in &case.servers {
             lines.push(match figures {
-                Ok(figures) => {
-                    let note = if figures.is_compressed { " (compressed)" } else { "" };
+                Ok(rounds) => {
+                    let is_compressed = rounds.iter().any(|round| round.is_compressed);
+                    let note = if is_compressed { " (compressed)" } else { "" };
                     let server = format!("{server}{note}");
-                    let values: Vec<String> = figures.columns().map(number).collect();
+                    let values: Vec<String> = medians(rounds).into_iter().map(number).collect();
                     row([case.name.as_str(), &server].into_iter().chain(values.iter().map(String::as_str)))
                 }
                 Err(error) => row([case.name.as_str(), server, &failure(error)]),
@@ -51,8 +52,10 @@ pub fn announcing(cases: &[CaseReport]) -> String {
         let Some(plain) = case.name.strip_suffix(ANNOUNCING) else { continue };
         let Some(plain) = cases.iter().find(|other| other.name == plain) else { continue };
         let times = case.servers.iter().zip(&plain.servers).filter_map(|((server, announcing), (_, plain))| {
-            let p50 =
-                |figures: &Result<Figures, String>| figures.as_ref().ok().map(|figures| figures.get(Figure::P50Us));
+            let p50 = |rounds: &Result<Vec<Figures>, String>| {
+                let rounds = rounds.as_ref().ok()?;
+                Some(median(rounds.iter().map(|round| round.get(Figure::P50Us)).collect()))
+            };
             Some(format!("{server} {}", ratio(p50(announcing)? / p50(plain)?)))
         });
         let times: Vec<String> = times.collect();
@@ -106,9 +109,9 @@ fn failure(error: &str) -> String {
 
 /// The last server's figures over the first's.
 fn ratios(case: &CaseReport) -> Option<String> {
-    let [(first, Ok(base)), .., (last, Ok(figures))] = case.servers.as_slice() else { return None };
+    let [(first, Ok(old)), .., (last, Ok(new))] = case.servers.as_slice() else { return None };
     let name = format!("{last} / {first}");
-    let values: Vec<String> = figures.columns().zip(base.columns()).map(|(new, old)| ratio(new / old)).collect();
+    let values: Vec<String> = median_ratios(new, old).into_iter().map(ratio).collect();
     Some(row([case.name.as_str(), &name].into_iter().chain(values.iter().map(String::as_str))))
 }
 
@@ -170,7 +173,10 @@ mod tests {
     fn a_case_has_a_row_for_each_server_and_one_for_their_ratio() {
         let case = CaseReport {
             name: "echo".into(),
-            servers: vec![("slice".into(), Ok(figures(0.5, None))), ("today".into(), Ok(figures(0.25, Some(200.0))))],
+            servers: vec![
+                ("slice".into(), Ok(vec![figures(0.5, None)])),
+                ("today".into(), Ok(vec![figures(0.25, Some(200.0))])),
+            ],
         };
         let text = table(&[case], &["copies".into()]);
         let lines: Vec<&str> = text.lines().collect();
@@ -185,13 +191,13 @@ mod tests {
 
     #[test]
     fn the_price_of_announcing_is_told_for_each_server() {
-        let case = |name: &str, servers: [Result<Figures, String>; 2]| CaseReport {
+        let case = |name: &str, servers: [Result<Vec<Figures>, String>; 2]| CaseReport {
             name: name.into(),
             servers: ["slice", "today"].map(str::to_owned).into_iter().zip(servers).collect(),
         };
         let slow = || Figures::new(&Measured { latencies_ns: vec![4_500_000], ..measured() }, &cost(0.5, None), true);
-        let plain = case("echo", [Ok(figures(0.5, None)), Ok(figures(0.5, None))]);
-        let announced = case("echo, announcing deflate", [Ok(slow()), Ok(figures(0.5, None))]);
+        let plain = case("echo", [Ok(vec![figures(0.5, None)]), Ok(vec![figures(0.5, None)])]);
+        let announced = case("echo, announcing deflate", [Ok(vec![slow()]), Ok(vec![figures(0.5, None)])]);
         assert_eq!(
             announcing(&[plain.clone(), announced]),
             "p50 of a client that announces deflate over that of one that does not: slice 3.00, today 1.00.\n"
@@ -218,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_failure_stands_in_the_table() {
-        let servers = vec![("slice".into(), Ok(figures(0.5, None))), ("today".into(), Err("a | b\nc".into()))];
+        let servers = vec![("slice".into(), Ok(vec![figures(0.5, None)])), ("today".into(), Err("a | b\nc".into()))];
         let text = table(&[CaseReport { name: "echo".into(), servers }], &[]);
         assert!(text.ends_with("| echo | today | failed: a / b c |\n"), "{text}");
     }

@@ -21,6 +21,7 @@ pub mod repository;
 pub mod scheduler;
 pub mod service;
 pub mod signature;
+pub mod slab;
 mod split;
 mod sync;
 pub mod tensor;

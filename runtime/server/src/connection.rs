@@ -1,7 +1,7 @@
-//! One connection: its limits, its requests, and its end.
+//! One connection: which protocol it speaks, its limits, its end.
 //!
-//! Used by `server`'s accept loop. Invariant: a connection without a request in flight never holds up a server that stops, and one
-//! that sends no request is closed after a while.
+//! Used by the accept loop of each port. HTTP/2 is `http2`'s; HTTP/1.1 is hyper's, with the limits here. Invariant: a connection
+//! without a request in flight never holds up a server that stops, and one that sends no request is closed after a while.
 
 use std::{
     convert::Infallible,
@@ -14,18 +14,33 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body};
-use bytes::Bytes;
+use axum::{
+    Router,
+    body::Body,
+    response::{IntoResponse as _, Response},
+};
+use bytes::{Bytes, BytesMut};
+use http::{Request, StatusCode, header};
 use hyper::{
-    body::{Frame, SizeHint},
+    body::{Frame, Incoming, SizeHint},
+    server::conn::http1,
     service::{Service, service_fn},
 };
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto::Builder,
+    rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::{net::TcpStream, sync::watch, time::sleep};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::TcpStream,
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use crate::{
+    http2::{self, Handler},
+    socket::Socket,
+};
 
 /// How long a request's head may take, and a kept-alive connection may be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
@@ -33,45 +48,63 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a connection without a request may take to close when the server stops.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
-/// How often an HTTP/2 peer that says nothing is asked whether it is there, and how long it has for the answer.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
-/// Requests at one time on an HTTP/2 connection.
-const MAX_STREAMS: u32 = 1024;
-/// Bytes of a request's head, in HTTP/1.1 also of one read of a body.
-const MAX_HEAD_BYTES: usize = 512 << 10;
-/// What an HTTP/2 peer may send before it must wait for us: for one request, and for a connection.
-const STREAM_WINDOW: u32 = 4 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
-/// Largest HTTP/2 frame that we take.
-const MAX_FRAME_BYTES: u32 = 1 << 20;
+/// Bytes of a request's head: its line and its fields.
+const MAX_HEAD_BYTES: usize = 32 << 10;
+/// The most that is read from an HTTP/1.1 connection at a time; a head beyond it is not even parsed.
+const MAX_READ_BYTES: usize = 64 << 10;
 
-/// Which versions of HTTP a port speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Versions {
-    /// 1.1, and 2 without TLS by prior knowledge.
-    Both,
-    /// 2 only, as gRPC asks.
-    Two,
+/// What an HTTP/2 connection begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What a port serves.
+pub(crate) struct Port<H> {
+    /// Its requests over HTTP/2.
+    pub(crate) handler: Arc<H>,
+    /// Its requests over HTTP/1.1; `None` where only HTTP/2 is spoken, as gRPC asks.
+    pub(crate) router: Option<Router>,
 }
 
-/// The limits of a port's connections.
-pub(super) fn builder(versions: Versions) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
-    if versions == Versions::Two {
-        builder = builder.http2_only();
+impl<H> Clone for Port<H> {
+    fn clone(&self) -> Self {
+        Self { handler: Arc::clone(&self.handler), router: self.router.clone() }
     }
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(MAX_FRAME_BYTES)
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
-        .keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE);
-    builder
+}
+
+/// Serves one connection to its end. A connection that breaks the protocol ends; nobody else notices.
+pub(crate) async fn serve<H: Handler>(mut stream: TcpStream, port: Port<H>, mut stopped: watch::Receiver<bool>) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "could not set TCP_NODELAY");
+    }
+    let Some(router) = port.router else {
+        return http2::serve(stream, Bytes::new(), &port.handler, stopped).await;
+    };
+    let first = tokio::select! {
+        first = timeout(FIRST_REQUEST_TIMEOUT, read_first(&mut stream)) => first,
+        _ = async { stopped.wait_for(|is_stopped| *is_stopped).await.map(|_| ()) } => return,
+    };
+    let Ok(Some((prefix, is_http2))) = first else { return };
+    if is_http2 {
+        return http2::serve(stream, prefix, &port.handler, stopped).await;
+    }
+    serve_http1(Socket::new(stream, prefix), router, stopped).await;
+}
+
+/// Reads until it is clear which protocol the client speaks: what was read, and whether it is HTTP/2.
+async fn read_first(stream: &mut TcpStream) -> Option<(Bytes, bool)> {
+    let mut bytes = BytesMut::with_capacity(PREFACE.len());
+    loop {
+        let expected = PREFACE.get(..bytes.len()).unwrap_or_default();
+        if bytes != expected {
+            return Some((bytes.freeze(), false));
+        }
+        if bytes.len() == PREFACE.len() {
+            return Some((bytes.freeze(), true));
+        }
+        let mut rest = [0; PREFACE.len()];
+        let place = rest.get_mut(bytes.len()..)?;
+        let count = stream.read(place).await.ok().filter(|count| *count > 0)?;
+        bytes.extend_from_slice(place.get(..count)?);
+    }
 }
 
 /// What the requests of a connection have come to.
@@ -124,27 +157,36 @@ impl hyper::body::Body for AnswerBody {
     }
 }
 
-/// Serves one connection to its end. A connection that breaks the protocol ends; nobody else notices.
-pub(super) async fn serve(
-    stream: TcpStream,
-    builder: &Builder<TokioExecutor>,
-    router: Router,
-    mut stopped: watch::Receiver<bool>,
-) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "could not set TCP_NODELAY");
-    }
+/// Whether a request's head is larger than it may be.
+fn is_head_too_large(request: &Request<Incoming>) -> bool {
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
+    let uri = request.uri();
+    uri.path().len() + uri.query().map_or(0, str::len) + fields > MAX_HEAD_BYTES
+}
+
+fn head_too_large() -> Response {
+    let error = format!("{{\"error\":\"the request's head is larger than {MAX_HEAD_BYTES} bytes\"}}");
+    let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    (status, [(header::CONTENT_TYPE, "application/json")], error).into_response()
+}
+
+async fn serve_http1(socket: Socket, router: Router, mut stopped: watch::Receiver<bool>) {
     let activity = Arc::new(Activity::default());
     let router = TowerToHyperService::new(router);
     let service = service_fn(|request| {
         let in_flight = InFlight::new(&activity);
-        let answer = router.call(request);
+        let answer = if is_head_too_large(&request) { None } else { Some(router.call(request)) };
         async move {
-            let answer = answer.await.unwrap_or_else(|never: Infallible| match never {});
+            let answer = match answer {
+                Some(answer) => answer.await.unwrap_or_else(|never: Infallible| match never {}),
+                None => head_too_large(),
+            };
             Ok::<_, Infallible>(answer.map(|body| AnswerBody { body, _in_flight: in_flight }))
         }
     });
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_READ_BYTES);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service));
     let end = async {
         tokio::select! {
             _ = stopped.wait_for(|is_stopped| *is_stopped) => {}
@@ -180,8 +222,8 @@ async fn idle(activity: &Activity) {
     }
 }
 
-fn log_end(result: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
+fn log_end(result: hyper::Result<()>) {
     if let Err(error) = result {
-        tracing::debug!(error, "a connection ended early");
+        tracing::debug!(%error, "a connection ended early");
     }
 }

@@ -1,30 +1,36 @@
 //! The Open Inference Protocol over gRPC: `inference.GRPCInferenceService`, health and reflection.
 //!
-//! `server` serves [`routes`] on the gRPC port. The service decodes, asks the [`InferenceService`] and encodes; it decides nothing
-//! about models. Invariant: a client's fault is never INTERNAL or UNKNOWN.
+//! The gRPC port's connections call [`GrpcHandler`]. It decodes, asks the [`InferenceService`] and encodes; it decides nothing about
+//! models. Invariant: a client's fault is never INTERNAL or UNKNOWN.
 
 mod bounds;
 pub mod codec;
-mod count;
 mod decode;
 mod encode;
+mod encoding;
 mod health;
+mod infer;
+mod message;
 mod status;
+mod walker;
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
-use tonic::{Request, Response, Status, codec::CompressionEncoding, service::Routes};
+use axum::Router;
+use bytes::Bytes;
+use h2::{RecvStream, server::SendResponse};
+use http::Request;
+use tonic::{Response, Status, codec::CompressionEncoding, service::Routes};
 use tonic_health::pb::health_server::HealthServer;
 use torchmodel_core::{
     inference::InferError,
     metrics::Metrics,
     model_key::{ModelName, ModelVersion},
-    outcome::Outcome,
     service::InferenceService,
 };
 
 use self::{
-    count::{Count, Counted},
+    infer::Infer,
     proto::{
         ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest,
         ModelReadyResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse,
@@ -34,18 +40,28 @@ use self::{
     status::status_of,
 };
 use crate::{
-    intake::{IntakeError, Share},
+    admission::{Admission, AdmissionError},
+    http2::{
+        Handler,
+        answer::{Answer, Unsent},
+        router::route,
+        window::Window,
+    },
     protocol::Limits,
 };
 
 /// The messages and stubs generated from `proto/inference.proto`.
-#[expect(missing_docs, clippy::all, clippy::pedantic, unused_qualifications, reason = "generated")]
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::pedantic,
+    reason = "generated"
+)]
 pub mod proto {
     tonic::include_proto!("inference");
 }
-
-/// What the paths of the inference service's calls begin with.
-pub const SERVICE_PREFIX: &str = "/inference.GRPCInferenceService/";
 
 /// Full name of the inference service.
 const SERVICE_NAME: &str = "inference.GRPCInferenceService";
@@ -53,23 +69,58 @@ const SERVICE_NAME: &str = "inference.GRPCInferenceService";
 /// Descriptors of `proto/inference.proto`, for reflection.
 const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/inference_descriptor.bin"));
 
-/// The services of the gRPC port: inference, `grpc.health.v1`, and reflection in both its versions.
-#[must_use]
-pub fn routes(service: InferenceService, metrics: Metrics, limits: Limits) -> Routes {
+/// The most bytes of a message of a call that carries no tensors, also after decompression.
+const MAX_SMALL_MESSAGE_BYTES: usize = 64 << 10;
+
+/// Serves the gRPC port: `ModelInfer` by itself, all other calls by tonic's router.
+pub(crate) struct GrpcHandler {
+    infer: Infer,
+    router: Router,
+}
+
+impl GrpcHandler {
+    /// Answers from `service`.
+    pub(crate) fn new(service: InferenceService, metrics: Metrics, limits: Limits, admission: Admission) -> Self {
+        let router = routes(service.clone()).prepare().into_axum_router();
+        Self { infer: Infer { service, metrics, limits, admission }, router }
+    }
+}
+
+impl Handler for GrpcHandler {
+    async fn call(
+        self: Arc<Self>,
+        request: Request<RecvStream>,
+        respond: SendResponse<Answer>,
+        window: Window,
+    ) -> Option<Unsent> {
+        if infer::is_infer(request.uri().path()) {
+            return self.infer.call(request, respond, window).await;
+        }
+        Box::pin(route(self.router.clone(), request, respond, infer::refuse_body)).await
+    }
+
+    fn refuse(&self, error: AdmissionError) -> http::Response<Bytes> {
+        infer::refuse(error)
+    }
+
+    fn admission(&self) -> &Admission {
+        &self.infer.admission
+    }
+}
+
+/// The calls without tensors, `grpc.health.v1`, and reflection in both its versions.
+fn routes(service: InferenceService) -> Routes {
     let health = HealthServer::new(health::HealthOf(service.clone()));
-    let inference = GrpcInferenceServiceServer::new(Inference { service, metrics: metrics.clone(), limits })
-        .max_decoding_message_size(limits.max_request_bytes)
-        .max_encoding_message_size(usize::MAX)
+    let inference = GrpcInferenceServiceServer::new(Inference { service })
+        .max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES)
         .accept_compressed(CompressionEncoding::Gzip)
-        .accept_compressed(CompressionEncoding::Deflate)
-        .send_compressed(CompressionEncoding::Gzip)
-        .send_compressed(CompressionEncoding::Deflate);
+        .accept_compressed(CompressionEncoding::Deflate);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let routes = Routes::new(Counted { service: inference, metrics }).add_service(health);
+    let routes = Routes::new(inference).add_service(health);
     let routes = match reflection().build_v1() {
         Ok(reflection) => routes.add_service(reflection),
         Err(_) => routes,
@@ -80,35 +131,33 @@ pub fn routes(service: InferenceService, metrics: Metrics, limits: Limits) -> Ro
     }
 }
 
-/// What tonic answers when a body was not taken: it looks for a status in the body's error.
-#[must_use]
-pub fn refuse(error: IntakeError) -> Box<dyn std::error::Error + Send + Sync> {
-    Box::new(status_of(&error.into()))
-}
-
 /// The name and version of a request about a model.
 fn requested(name: &str, version: &str) -> Result<(ModelName, Option<ModelVersion>), InferError> {
     Ok((name.parse()?, ModelVersion::parse_requested(version)?))
 }
 
-/// The six calls of the protocol's core.
+/// The calls without tensors of the protocol's core.
 struct Inference {
     service: InferenceService,
-    metrics: Metrics,
-    limits: Limits,
 }
 
 #[tonic::async_trait]
 impl GrpcInferenceService for Inference {
-    async fn server_live(&self, _: Request<ServerLiveRequest>) -> Result<Response<ServerLiveResponse>, Status> {
+    async fn server_live(&self, _: tonic::Request<ServerLiveRequest>) -> Result<Response<ServerLiveResponse>, Status> {
         Ok(Response::new(ServerLiveResponse { live: self.service.is_live() }))
     }
 
-    async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Result<Response<ServerReadyResponse>, Status> {
+    async fn server_ready(
+        &self,
+        _: tonic::Request<ServerReadyRequest>,
+    ) -> Result<Response<ServerReadyResponse>, Status> {
         Ok(Response::new(ServerReadyResponse { ready: self.service.readiness().is_ok() }))
     }
 
-    async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
+    async fn model_ready(
+        &self,
+        request: tonic::Request<ModelReadyRequest>,
+    ) -> Result<Response<ModelReadyResponse>, Status> {
         let request = request.into_inner();
         let readiness = requested(&request.name, &request.version)
             .and_then(|(name, version)| self.service.model_readiness(&name, version));
@@ -122,14 +171,14 @@ impl GrpcInferenceService for Inference {
 
     async fn server_metadata(
         &self,
-        _: Request<ServerMetadataRequest>,
+        _: tonic::Request<ServerMetadataRequest>,
     ) -> Result<Response<ServerMetadataResponse>, Status> {
         Ok(Response::new(encode::encode_server(self.service.server_metadata())))
     }
 
     async fn model_metadata(
         &self,
-        request: Request<ModelMetadataRequest>,
+        request: tonic::Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
         let request = request.into_inner();
         let metadata = requested(&request.name, &request.version)
@@ -138,26 +187,8 @@ impl GrpcInferenceService for Inference {
         Ok(Response::new(encode::encode_model(metadata)))
     }
 
-    async fn model_infer(&self, request: Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
-        let arrival = Instant::now();
-        let (metadata, extensions, message) = request.into_parts();
-        let model = message.model_name.parse().ok();
-        let mut count = Count::new(&self.metrics, &extensions, arrival, model);
-        let decoded = decode::decode(message, &metadata, arrival, self.limits).and_then(|mut request| {
-            if let Some(share) = extensions.get::<Arc<Share>>() {
-                share.hold(&mut request.inputs)?;
-            }
-            Ok(request)
-        });
-        drop(extensions);
-        let result = match decoded {
-            Ok(request) => self.service.infer(request).await,
-            Err(error) => Err(error),
-        };
-        count.outcome = result.as_ref().map_or_else(InferError::outcome, |_| Outcome::Ok);
-        match result {
-            Ok(response) => Ok(Response::new(encode::encode(response))),
-            Err(error) => Err(status_of(&error)),
-        }
+    /// Never called: the connection serves it beside the router.
+    async fn model_infer(&self, _: tonic::Request<ModelInferRequest>) -> Result<Response<ModelInferResponse>, Status> {
+        Err(Status::unimplemented("ModelInfer is not served by the router"))
     }
 }

@@ -1,16 +1,12 @@
-//! What the bodies of all requests together may take of memory, and each of time.
+//! Counts the bodies of REST requests as they come, until REST reserves them before it reads them.
 //!
 //! `server` puts [`Intake::bound`] around the inference routes of both protocols. Invariants: a byte of a body is counted before
 //! anybody keeps it, and until the last tensor made of it is gone, even when the client has left; no body takes for ever.
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use axum::{
@@ -21,62 +17,24 @@ use axum::{
 };
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use tokio::time::{Instant, Sleep, sleep_until};
-use torchmodel_core::inference::{InferError, NamedTensor};
+use torchmodel_core::inference::NamedTensor;
 
-/// How long a body may pause.
-const PAUSE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a body may take from its first byte to its last: 256 MiB at 7 Mbit/s.
-const BODY_TIMEOUT: Duration = Duration::from_secs(300);
+use crate::admission::{Admission, AdmissionError, ProgressTimer, Reservation};
 
-/// Why a body was not taken to its end.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum IntakeError {
-    /// The bodies in flight hold as much as they may.
-    #[error(
-        "the server already holds {held} bytes of requests and may hold {most} (--max-inflight-bytes); try again later"
-    )]
-    Full {
-        /// Bytes of all requests, without the one that was refused.
-        held: usize,
-        /// The most that they may be.
-        most: usize,
-    },
-    /// The body paused for too long, or went on for too long.
-    #[error("the request body stopped coming or came too slowly")]
-    Timeout,
-}
+/// What a protocol's reader of bodies gets in place of an [`AdmissionError`].
+pub type Refuse = fn(AdmissionError) -> axum::BoxError;
 
-impl From<IntakeError> for InferError {
-    fn from(error: IntakeError) -> Self {
-        match error {
-            IntakeError::Full { .. } => Self::Overloaded(error.to_string()),
-            IntakeError::Timeout => Self::DeadlineExceeded(error.to_string()),
-        }
-    }
-}
-
-/// What a protocol's reader of bodies gets in place of an [`IntakeError`].
-pub type Refuse = fn(IntakeError) -> axum::BoxError;
-
-/// The bytes of all requests in flight.
+/// Counts the bodies of requests as they come.
 #[derive(Clone, Debug)]
 pub struct Intake {
-    most: usize,
-    held: Arc<AtomicUsize>,
+    admission: Admission,
 }
 
 impl Intake {
-    /// Takes at most `most` bytes at a time.
+    /// Takes what `admission` admits.
     #[must_use]
-    pub fn new(most: usize) -> Self {
-        Self { most, held: Arc::default() }
-    }
-
-    /// Bytes that all requests hold now.
-    #[must_use]
-    pub fn held(&self) -> usize {
-        self.held.load(Relaxed)
+    pub fn new(admission: Admission) -> Self {
+        Self { admission }
     }
 
     /// Counts the bodies of requests whose path begins with `prefix`. What is over the bound fails with what `refuse` makes of it,
@@ -92,10 +50,11 @@ impl Intake {
     }
 
     fn count(self, request: Request, refuse: Refuse) -> Request {
-        let share = Arc::new(Share { intake: self, bytes: AtomicUsize::new(0) });
+        let reservation = self.admission.reserve(0).ok().map(Mutex::new);
+        let share = Arc::new(Share { admission: self.admission, reservation });
         let (mut parts, body) = request.into_parts();
         parts.extensions.insert(Arc::clone(&share));
-        let body = CountedBody { body, share: Some(share), refuse, end: Instant::now() + BODY_TIMEOUT, timer: None };
+        let body = CountedBody { body, share: Some(share), refuse, timer: ProgressTimer::default() };
         Request::from_parts(parts, Body::new(body))
     }
 }
@@ -103,25 +62,30 @@ impl Intake {
 /// What one request holds; given back when nobody has it any more.
 #[derive(Debug)]
 pub struct Share {
-    intake: Intake,
-    bytes: AtomicUsize,
+    admission: Admission,
+    reservation: Option<Mutex<Reservation>>,
 }
 
 impl Share {
+    fn with<T>(&self, change: impl FnOnce(&mut Reservation) -> T) -> Option<T> {
+        let reservation = self.reservation.as_ref()?;
+        Some(change(&mut reservation.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    fn bytes(&self) -> usize {
+        self.with(|reservation| reservation.bytes()).unwrap_or(0)
+    }
+
     /// Counts `more` bytes.
-    pub fn add(&self, more: usize) -> Result<(), IntakeError> {
-        let Intake { most, held } = &self.intake;
-        let sum = |held: usize| held.checked_add(more).filter(|sum| sum <= most);
-        let added = held.fetch_update(Relaxed, Relaxed, sum);
-        added.map_err(|held| IntakeError::Full { held, most: *most })?;
-        self.bytes.fetch_add(more, Relaxed);
-        Ok(())
+    pub fn add(&self, more: usize) -> Result<(), AdmissionError> {
+        self.with(|reservation| reservation.grow(more)).unwrap_or(Ok(()))
     }
 
     /// Counts what the tensors take beyond what came, and stays until the last of them is gone.
-    pub fn hold(self: &Arc<Self>, inputs: &mut [NamedTensor]) -> Result<(), IntakeError> {
+    pub fn hold(self: &Arc<Self>, inputs: &mut [NamedTensor]) -> Result<(), AdmissionError> {
         let bytes: usize = inputs.iter().map(|input| input.tensor.data().len()).sum();
-        self.add(self.at_most(bytes.saturating_sub(self.bytes.load(Relaxed))))?;
+        let more = bytes.saturating_sub(self.bytes());
+        self.with(|reservation| reservation.grow_within(more)).unwrap_or(Ok(()))?;
         for input in inputs {
             input.tensor.keep(Arc::clone(self));
         }
@@ -129,39 +93,12 @@ impl Share {
     }
 
     /// Counts `bytes` for as long as the result lives: what a decoder may make of a text before anybody knows.
-    pub fn room(self: &Arc<Self>, bytes: usize) -> Result<Room, IntakeError> {
-        let bytes = self.at_most(bytes);
-        self.add(bytes)?;
-        Ok(Room { share: Arc::clone(self), bytes })
-    }
-
-    /// So many of `more` bytes that a request that is alone is not refused because of what is made of it.
-    fn at_most(&self, more: usize) -> usize {
-        more.min(self.intake.most.saturating_sub(self.bytes.load(Relaxed)))
+    pub fn room(self: &Arc<Self>, bytes: usize) -> Result<Reservation, AdmissionError> {
+        self.admission.reserve(bytes.min(self.admission.maximum().saturating_sub(self.bytes())))
     }
 
     fn give_back(&self) {
-        self.intake.held.fetch_sub(self.bytes.swap(0, Relaxed), Relaxed);
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.give_back();
-    }
-}
-
-/// Bytes that one request holds for a while.
-#[derive(Debug)]
-pub struct Room {
-    share: Arc<Share>,
-    bytes: usize,
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.share.bytes.fetch_sub(self.bytes, Relaxed);
-        self.share.intake.held.fetch_sub(self.bytes, Relaxed);
+        self.with(|reservation| reservation.shrink_to(0));
     }
 }
 
@@ -171,13 +108,11 @@ struct CountedBody {
     /// `None` once the body was refused.
     share: Option<Arc<Share>>,
     refuse: Refuse,
-    end: Instant,
-    /// Runs only while the body is waited for.
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: ProgressTimer,
 }
 
 impl CountedBody {
-    fn fail(&mut self, error: IntakeError) -> axum::BoxError {
+    fn fail(&mut self, error: AdmissionError) -> axum::BoxError {
         if let Some(share) = self.share.take() {
             share.give_back();
         }
@@ -197,12 +132,10 @@ impl HttpBody for CountedBody {
             if self.share.is_none() {
                 return Poll::Pending;
             }
-            let end = self.end.min(Instant::now() + PAUSE_TIMEOUT);
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
-            ready!(timer.as_mut().poll(context));
-            return Poll::Ready(Some(Err(self.fail(IntakeError::Timeout))));
+            ready!(self.timer.poll_expired(context));
+            return Poll::Ready(Some(Err(self.fail(AdmissionError::Timeout))));
         };
-        self.timer = None;
+        self.timer.progressed();
         let bytes = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, Bytes::len);
         match self.share.as_ref().map_or(Ok(()), |share| share.add(bytes)) {
             Ok(()) => Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
@@ -224,10 +157,13 @@ mod tests {
     use futures::{StreamExt as _, stream};
     use http_body_util::BodyExt as _;
 
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::admission::{PAUSE_TIMEOUT, TRANSFER_TIMEOUT};
     use torchmodel_core::tensor::{DataType, Tensor};
 
-    fn refuse(error: IntakeError) -> axum::BoxError {
+    fn refuse(error: AdmissionError) -> axum::BoxError {
         Box::new(error)
     }
 
@@ -238,24 +174,25 @@ mod tests {
     }
 
     fn chunks(sizes: &'static [usize]) -> Body {
-        Body::from_stream(stream::iter(sizes.iter().map(|size| Ok::<_, IntakeError>(Bytes::from(vec![0; *size])))))
+        Body::from_stream(stream::iter(sizes.iter().map(|size| Ok::<_, AdmissionError>(Bytes::from(vec![0; *size])))))
     }
 
-    fn error_of(frame: Option<Result<Frame<Bytes>, axum::Error>>) -> IntakeError {
+    fn error_of(frame: Option<Result<Frame<Bytes>, axum::Error>>) -> AdmissionError {
         *frame.unwrap().unwrap_err().into_inner().downcast().unwrap()
     }
 
     #[tokio::test]
     async fn what_is_over_the_bound_is_refused_once_and_what_others_gave_back_is_free_again() {
-        let intake = Intake::new(100);
+        let admission = Admission::new(100);
+        let intake = Intake::new(admission.clone());
         let (share, mut body) = counted(&intake, chunks(&[60]));
         body.frame().await.unwrap().unwrap();
-        assert_eq!(intake.held(), 60);
+        assert_eq!(admission.held(), 60);
 
         let (_other, mut refused) = counted(&intake, chunks(&[40, 1, 50]));
         refused.frame().await.unwrap().unwrap();
-        assert_eq!(error_of(refused.frame().await), IntakeError::Full { held: 100, most: 100 });
-        assert_eq!(intake.held(), 60, "what was refused holds nothing");
+        assert_eq!(error_of(refused.frame().await), AdmissionError::Full { held: 100, maximum: 100 });
+        assert_eq!(admission.held(), 60, "what was refused holds nothing");
         assert_eq!(refused.frame().await.unwrap().unwrap().into_data().unwrap().len(), 50);
         assert!(refused.frame().await.is_none());
 
@@ -266,7 +203,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_tensor_holds_its_request_until_it_is_gone() {
-        let intake = Intake::new(100);
+        let admission = Admission::new(100);
+        let intake = Intake::new(admission.clone());
         let (share, body) = counted(&intake, chunks(&[10]));
         body.collect().await.unwrap();
         let tensor = Tensor::new(DataType::Uint8, vec![16], vec![7; 16].into()).unwrap();
@@ -275,27 +213,29 @@ mod tests {
         drop(share);
         let slice = inputs[0].tensor.data().slice(3..5);
         drop(inputs);
-        assert_eq!((slice.as_ref(), intake.held()), (&[7, 7][..], 16));
+        assert_eq!((slice.as_ref(), admission.held()), (&[7, 7][..], 16));
         drop(slice);
-        assert_eq!(intake.held(), 0);
+        assert_eq!(admission.held(), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_may_neither_pause_long_nor_trickle_for_ever() {
-        let intake = Intake::new(100);
-        let (_share, mut body) = counted(&intake, Body::from_stream(stream::pending::<Result<Bytes, IntakeError>>()));
+        let admission = Admission::new(100);
+        let intake = Intake::new(admission.clone());
+        let (_share, mut body) =
+            counted(&intake, Body::from_stream(stream::pending::<Result<Bytes, AdmissionError>>()));
         let started = Instant::now();
-        assert_eq!(error_of(body.frame().await), IntakeError::Timeout);
+        assert_eq!(error_of(body.frame().await), AdmissionError::Timeout);
         assert_eq!(started.elapsed().as_secs(), PAUSE_TIMEOUT.as_secs());
 
         let trickle = stream::repeat(()).then(|()| async {
             tokio::time::sleep(PAUSE_TIMEOUT / 2).await;
-            Ok::<_, IntakeError>(Bytes::from_static(b"x"))
+            Ok::<_, AdmissionError>(Bytes::from_static(b"x"))
         });
         let (_share, body) = counted(&intake, Body::from_stream(trickle));
         let started = Instant::now();
         let error = body.collect().await.unwrap_err();
-        assert_eq!(*error.into_inner().downcast::<IntakeError>().unwrap(), IntakeError::Timeout);
-        assert_eq!(started.elapsed().as_secs(), BODY_TIMEOUT.as_secs());
+        assert_eq!(*error.into_inner().downcast::<AdmissionError>().unwrap(), AdmissionError::Timeout);
+        assert_eq!(started.elapsed().as_secs(), TRANSFER_TIMEOUT.as_secs());
     }
 }

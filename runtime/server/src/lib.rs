@@ -1,28 +1,38 @@
 //! The Open Inference Protocol over REST and gRPC: serves the three ports until shutdown, then drains.
 //!
-//! The program calls [`serve`] with bound listeners. One accept loop serves HTTP/1.1 and HTTP/2 alike; REST and gRPC are routers on
-//! it. Invariant: no connection can end the server or hold it up past the drain timeout, and each costs a bounded time to refuse.
+//! The program calls [`serve`] with bound listeners. Health and metrics have a thread of their own, so that probes are answered
+//! whatever the others do. Invariant: no connection can end the server or hold it up past the drain timeout, and each costs a bounded
+//! time to refuse.
 
+pub mod admission;
 mod connection;
 pub mod grpc;
+mod http2;
 pub mod intake;
+mod io_threads;
+mod port;
 pub mod protocol;
 mod rest;
+mod socket;
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use axum::Router;
-use hyper_util::{rt::TokioExecutor, server::conn::auto::Builder};
 use tokio::{
     net::TcpListener,
-    sync::{Semaphore, watch},
+    sync::{oneshot, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
 use torchmodel_core::{metrics::Metrics, service::InferenceService};
 
-use self::connection::Versions;
-use crate::{intake::Intake, protocol::Limits};
+use self::{
+    connection::Port,
+    grpc::GrpcHandler,
+    http2::router::RouterHandler,
+    io_threads::IoThreads,
+    port::{Seats, serve_port},
+};
+use crate::{admission::Admission, intake::Intake, protocol::Limits};
 
 /// The most connections served at one time, for each port; more wait in the system's backlog.
 const MAX_CONNECTIONS: u64 = 4096;
@@ -30,8 +40,10 @@ const MAX_CONNECTIONS: u64 = 4096;
 const OTHER_FILES: u64 = 128;
 /// The ports.
 const PORTS: u64 = 3;
-/// Wait after the system refused to accept, such as for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// How often idle buffers are looked at.
+const TRIM_INTERVAL: Duration = Duration::from_secs(10);
+/// How long the port for metrics may take to end.
+const ADMIN_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The ports, bound.
 #[derive(Debug)]
@@ -54,9 +66,11 @@ pub struct Serving {
     /// Bounds them.
     pub limits: Limits,
     /// Bounds what they take together.
-    pub intake: Intake,
+    pub admission: Admission,
     /// Connections at one time, for each port.
     pub max_connections: usize,
+    /// Threads that serve the connections of both inference ports.
+    pub io_threads: usize,
     /// How long requests in flight may take after `shutdown`.
     pub drain_timeout: Duration,
 }
@@ -71,71 +85,83 @@ pub fn connections_within(open_files: u64) -> usize {
 /// Serves until `shutdown` completes; then accepts nothing more, answers what is in flight for at most the drain timeout, and
 /// closes the metrics port last. Returns whether everything in flight was answered.
 pub async fn serve(listeners: Listeners, serving: Serving, shutdown: impl Future<Output = ()>) -> bool {
-    let Serving { service, metrics, limits, intake, max_connections, drain_timeout } = serving;
-    let rest = rest::router(service.clone(), metrics.clone(), limits);
-    let rest = intake.bound(rest, "/v2/", Into::into);
-    let grpc = grpc::routes(service.clone(), metrics.clone(), limits).prepare().into_axum_router();
-    let grpc = intake.bound(grpc, grpc::SERVICE_PREFIX, grpc::refuse);
-    let admin = rest::admin_router(service, metrics);
+    let Serving { service, metrics, limits, admission, max_connections, io_threads, drain_timeout } = serving;
     let (stop, stopped) = watch::channel(false);
-    let (stop_admin, admin_stopped) = watch::channel(false);
+    let admin = rest::admin_router(service.clone(), metrics.clone());
+    let admin = AdminThread::start(listeners.admin, router_port(admin, &admission), max_connections);
+    let rest = rest::router(service.clone(), metrics.clone(), limits);
+    let rest = Intake::new(admission.clone()).bound(rest, "/v2/", Into::into);
+    let rest = router_port(rest, &admission);
+    let handler = Arc::new(GrpcHandler::new(service, metrics, limits, admission.clone()));
+    let grpc = Port { handler, router: None };
+    let threads = IoThreads::start(io_threads).inspect_err(|error| {
+        tracing::error!(%error, "no threads for connections could be started: they share one");
+    });
+    let seats = Seats { threads: threads.ok().map(Arc::new), max_connections };
     let mut inference = JoinSet::new();
-    let port = |listener, router, versions, stopped| {
-        let permits = Arc::new(Semaphore::new(max_connections));
-        serve_port(listener, router, connection::builder(versions), permits, stopped)
-    };
-    inference.spawn(port(listeners.rest, rest, Versions::Both, stopped.clone()));
-    inference.spawn(port(listeners.grpc, grpc, Versions::Two, stopped));
-    let admin = tokio::spawn(port(listeners.admin, admin, Versions::Both, admin_stopped));
+    inference.spawn(serve_port(listeners.rest, rest, seats.clone(), stopped.clone()));
+    inference.spawn(serve_port(listeners.grpc, grpc, seats, stopped));
+    let trim = tokio::spawn(trim(admission));
     shutdown.await;
     stop.send_replace(true);
     let is_drained = timeout(drain_timeout, async { while inference.join_next().await.is_some() {} }).await.is_ok();
     // Dropping a port's task ends its connections.
     drop(inference);
-    stop_admin.send_replace(true);
-    let abort = admin.abort_handle();
-    if timeout(Duration::from_secs(1), admin).await.is_err() {
-        abort.abort();
+    trim.abort();
+    match admin {
+        Ok(admin) => admin.stop().await,
+        Err(error) => tracing::error!(%error, "the port for metrics was not served: no thread for it"),
     }
     is_drained
 }
 
-/// Accepts connections until `stopped`, then waits for those that are open.
-async fn serve_port(
-    listener: TcpListener,
-    router: Router,
-    builder: Builder<TokioExecutor>,
-    permits: Arc<Semaphore>,
-    mut stopped: watch::Receiver<bool>,
-) {
-    let builder = Arc::new(builder);
-    let mut connections = JoinSet::new();
+fn router_port(router: axum::Router, admission: &Admission) -> Port<RouterHandler> {
+    let handler = Arc::new(RouterHandler { router: router.clone(), admission: admission.clone() });
+    Port { handler, router: Some(router) }
+}
+
+/// Gives idle buffers back while there are some; sleeps while there are none.
+async fn trim(admission: Admission) {
     loop {
-        let accept = async {
-            let permit = Arc::clone(&permits).acquire_owned().await;
-            (listener.accept().await, permit)
-        };
-        let (accepted, permit) = tokio::select! {
-            accepted = accept => accepted,
-            Some(_) = connections.join_next() => continue,
-            _ = stopped.wait_for(|is_stopped| *is_stopped) => break,
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let (builder, router, stopped) = (Arc::clone(&builder), router.clone(), stopped.clone());
-                connections.spawn(async move {
-                    connection::serve(stream, &builder, router, stopped).await;
-                    drop(permit);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "could not accept a connection");
-                sleep(ACCEPT_PAUSE).await;
-            }
+        admission.pool().became_idle().await;
+        while admission.pool().idle_bytes() > 0 {
+            sleep(TRIM_INTERVAL).await;
+            admission.pool().trim();
         }
     }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
+}
+
+/// The thread that serves health and metrics.
+struct AdminThread {
+    stop: watch::Sender<bool>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl AdminThread {
+    fn start(listener: TcpListener, port: Port<RouterHandler>, max_connections: usize) -> io::Result<Self> {
+        let listener = listener.into_std()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = watch::channel(false);
+        let (end, ended) = oneshot::channel();
+        std::thread::Builder::new().name("admin".into()).spawn(move || {
+            runtime.block_on(async {
+                match TcpListener::from_std(listener) {
+                    Ok(listener) => serve_port(listener, port, Seats { threads: None, max_connections }, stopped).await,
+                    Err(error) => tracing::error!(%error, "the port for metrics was not served"),
+                }
+            });
+            // Nobody may wait for it any more.
+            let _ = end.send(());
+        })?;
+        Ok(Self { stop, ended })
+    }
+
+    /// Ends its connections and waits for it, but not for long.
+    async fn stop(self) {
+        self.stop.send_replace(true);
+        // It is dropped without an answer only where it panicked, which was reported there.
+        drop(timeout(ADMIN_STOP_TIMEOUT, self.ended).await);
+    }
 }
 
 #[cfg(test)]

@@ -25,11 +25,11 @@ use torchmodel_core::{
 use torchmodel_crds::{Failure, ModelSpec};
 use torchmodel_server::{
     self as server, Listeners, Serving,
+    admission::Admission,
     grpc::proto::{
         InferTensorContents, ModelInferRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
         model_infer_request::InferInputTensor,
     },
-    intake::Intake,
     protocol::Limits,
 };
 use torchmodel_torch::TorchLoader;
@@ -77,8 +77,9 @@ pub async fn serve((model, metrics): (Version, Metrics)) -> Served {
         service: service.clone(),
         metrics: metrics.clone(),
         limits: Limits::default(),
-        intake: Intake::new(usize::MAX),
+        admission: Admission::new(usize::MAX),
         max_connections: 1000,
+        io_threads: 2,
         drain_timeout: Duration::from_secs(10),
     };
     let server = tokio::spawn(server::serve(listeners, serving, async { drop(stopped.await) }));

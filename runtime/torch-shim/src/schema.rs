@@ -45,8 +45,11 @@ pub struct Method {
     pub arguments: Vec<ArgumentSchema>,
     /// What it returns.
     pub returns: Type,
-    /// Whether it may write to the module's attributes: the answer then depends on earlier calls.
+    /// Whether it may write to the module (its attributes, what lies in them, objects behind interfaces) or to constants of its
+    /// code: the answer then depends on earlier calls. Random numbers are no state.
     pub is_stateful: bool,
+    /// Whether it may write to constants of its code, which a copy of the module shares: see [`crate::Module::keep_constants`].
+    pub writes_constants: bool,
     /// Whether it may write to its arguments' memory.
     pub mutates_inputs: bool,
 }

@@ -10,8 +10,6 @@ mod interface;
 
 use std::path::{Path, PathBuf};
 
-pub use device::{DeviceChoice, devices};
-use instance::TorchInstance;
 use torch_shim::{Module, ModuleFacts, TorchError, TorchErrorKind};
 use torchmodel_core::{
     binding::Binding,
@@ -22,6 +20,10 @@ use torchmodel_core::{
     plan::{DeviceKind, ExecutionPlan, Machine},
 };
 use torchmodel_crds::{Failure, FailurePhase, FailureReason};
+
+pub use self::device::{DeviceChoice, devices};
+use self::instance::TorchInstance;
+use self::schema::Binding;
 
 /// Loads TorchScript archives onto devices.
 pub struct TorchLoader {

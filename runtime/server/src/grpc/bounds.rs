@@ -1,6 +1,6 @@
 //! Counts what a `ModelInferRequest` would make its decoder allocate, before it is decoded.
 //!
-//! Called by `codec` with the received frame. An entry of two bytes on the wire becomes a structure of hundreds of bytes in
+//! Called by `infer` with what was received. An entry of two bytes on the wire becomes a structure of hundreds of bytes in
 //! memory, so the counts are bounded first. Invariant: nothing here allocates but the words of a refusal, and the wire format is
 //! read by prost's own functions, so that what is counted is what prost decodes.
 
@@ -8,8 +8,12 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 
 use crate::protocol::{MAX_BYTES_CONTENTS, MAX_CONTENTS_BYTES, MAX_DIMENSIONS, MAX_PARAMETERS, MAX_TENSORS, too_many};
 
-/// Refuses a frame with more of anything than `protocol` allows, or that is no protobuf message, in words for the client.
-pub(super) fn check(frame: &[u8]) -> Result<(), String> {
+/// What the memory of an element of `bytes_contents` takes beside its bytes.
+const ELEMENT_BYTES: usize = 32;
+
+/// Bytes that the typed contents of a frame take when they are decoded. Refuses a frame with more of anything than `protocol`
+/// allows, or that is no protobuf message, in words for the client.
+pub(super) fn measure(frame: &[u8]) -> Result<usize, String> {
     let (mut inputs, mut outputs, mut raw, mut parameters) = (0, 0, 0, 0);
     let (mut of_inputs, mut of_outputs) = (0, 0);
     let mut contents = Contents { values_bytes: 0, bytes_elements: 0, most_bytes: MAX_CONTENTS_BYTES.max(frame.len()) };
@@ -28,7 +32,8 @@ pub(super) fn check(frame: &[u8]) -> Result<(), String> {
         }
         7 => count(&mut raw, 1, MAX_TENSORS, "raw_input_contents"),
         _ => Ok(()),
-    })
+    })?;
+    Ok(contents.values_bytes.saturating_add(contents.bytes_elements.saturating_mul(ELEMENT_BYTES)))
 }
 
 fn check_input(input: &[u8], parameters: &mut usize, contents: &mut Contents) -> Result<(), String> {
@@ -114,6 +119,10 @@ mod tests {
         InferParameter, InferTensorContents, ModelInferRequest,
         model_infer_request::{InferInputTensor, InferRequestedOutputTensor},
     };
+
+    fn check(frame: &[u8]) -> Result<(), String> {
+        measure(frame).map(drop)
+    }
 
     fn check_message(message: &ModelInferRequest) -> Result<(), String> {
         check(&message.encode_to_vec())

@@ -1,18 +1,15 @@
 //! The codec of the service: prost's, but a message that cannot be decoded is the client's fault.
 //!
 //! Named in `build.rs` for the generated code. tonic's own codec answers INTERNAL to malformed protobuf, which alarms and error
-//! budgets take for the server's fault. An inference request is counted (`bounds`) before anything is allocated for it.
+//! budgets take for the server's fault.
 
-use std::{any::TypeId, marker::PhantomData};
+use std::marker::PhantomData;
 
-use bytes::Buf;
 use prost::Message;
 use tonic::{
     Status,
     codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
-
-use super::{bounds, proto::ModelInferRequest};
 
 /// Encodes `T`, decodes `U`.
 #[derive(Clone, Copy, Debug)]
@@ -67,10 +64,6 @@ impl<U: Message + Default + 'static> Decoder for MessageCodec<U> {
     type Error = Status;
 
     fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        if TypeId::of::<U>() == TypeId::of::<ModelInferRequest>() {
-            // tonic's buffer is one piece.
-            bounds::check(buf.chunk()).map_err(Status::invalid_argument)?;
-        }
         let message = U::decode(buf);
         message.map(Some).map_err(|error| Status::invalid_argument(format!("failed to parse the request: {error}")))
     }

@@ -1,34 +1,45 @@
 //! From a `ModelInferRequest` to an [`InferRequest`].
 //!
-//! Called by `grpc`'s service. Raw tensors are slices of the received frame, not copies. Invariant: each input's data comes from
-//! exactly one place, its own `contents` or the request's `raw_input_contents`, and every error names the input.
+//! Called by `infer`. Raw tensors are where they were received, not copies. Invariant: each input's data comes from exactly one
+//! place, its own `contents` or the request's `raw_input_contents`, and every error names the input.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Instant};
 
 use bytes::Bytes;
-use tonic::metadata::MetadataMap;
 use torchmodel_core::{
     inference::{InferError, InferRequest, NamedTensor, Parameter, Parameters},
     model_key::{ModelName, ModelVersion},
-    tensor::{DataType, DataTypeExt, push_bytes_element},
+    slab::SlabMut,
+    tensor::{DataType, DataTypeExt},
 };
 
 use super::proto::{
     InferParameter, InferTensorContents, ModelInferRequest, infer_parameter::ParameterChoice,
     model_infer_request::InferInputTensor,
 };
-use crate::protocol::{InputHead, Limits, deadline_after, finish_request, refuse_tensor_parameter};
+use crate::{
+    admission::Reservation,
+    protocol::{InputHead, Limits, finish_request, refuse_tensor_parameter},
+};
 
-/// Decodes `message`, which arrived at `arrival` with `metadata`.
+/// When a message arrived, until when it is to be answered, and what it may ask.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Decoding {
+    /// When the call arrived.
+    pub(super) arrival: Instant,
+    /// What the call's own timeout gives.
+    pub(super) deadline: Option<Instant>,
+    /// What it may ask.
+    pub(super) limits: Limits,
+}
+
+/// Decodes `message`. Tensors made of typed contents take their part of `reservation`.
 pub(super) fn decode(
     message: ModelInferRequest,
-    metadata: &MetadataMap,
-    arrival: Instant,
-    limits: Limits,
+    decoding: &Decoding,
+    reservation: &mut Reservation,
 ) -> Result<InferRequest, InferError> {
+    let Decoding { arrival, deadline, limits } = *decoding;
     let name: ModelName = message.model_name.parse()?;
     let version = ModelVersion::parse_requested(&message.model_version)?;
     let model = name.as_str();
@@ -47,7 +58,11 @@ pub(super) fn decode(
         }
         let head = InputHead::new(model, &input.name, &input.datatype, &input.shape)?;
         let expected = head.element_count(limits)?;
-        let data = if is_raw { raw_data(&head, &input, raw.next())? } else { contents_data(&head, &input, expected)? };
+        let data = if is_raw {
+            raw_data(&head, &input, raw.next())?
+        } else {
+            contents_data(&head, &input, expected, reservation)?
+        };
         head.with_data(data)
     });
     let inputs = inputs.collect::<Result<Vec<NamedTensor>, _>>()?;
@@ -58,35 +73,16 @@ pub(super) fn decode(
         Ok(output.name)
     });
     let outputs = outputs.collect::<Result<Vec<String>, InferError>>()?;
-    let timeout = metadata.get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));
     let request = InferRequest {
         version,
         id: message.id,
         inputs,
         outputs,
         parameters: decode_parameters(message.parameters)?,
-        deadline: timeout.and_then(|timeout| deadline_after(arrival, timeout)),
+        deadline,
         model: name,
     };
     finish_request(request, arrival)
-}
-
-/// Reads a `grpc-timeout`: at most eight digits and a unit. A malformed one is ignored, as gRPC servers do.
-fn parse_timeout(text: &str) -> Option<Duration> {
-    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if number.is_empty() || number.len() > 8 || !number.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let number: u64 = number.parse().ok()?;
-    match unit {
-        "H" => Some(Duration::from_secs(number * 3600)),
-        "M" => Some(Duration::from_secs(number * 60)),
-        "S" => Some(Duration::from_secs(number)),
-        "m" => Some(Duration::from_millis(number)),
-        "u" => Some(Duration::from_micros(number)),
-        "n" => Some(Duration::from_nanos(number)),
-        _ => None,
-    }
 }
 
 fn decode_parameters(parameters: HashMap<String, InferParameter>) -> Result<Parameters, InferError> {
@@ -122,7 +118,12 @@ fn no_data(head: &InputHead<'_>) -> InferError {
 }
 
 /// The bytes of typed contents, of which only the field of the input's datatype may be filled.
-fn contents_data(head: &InputHead<'_>, input: &InferInputTensor, expected: usize) -> Result<Bytes, InferError> {
+fn contents_data(
+    head: &InputHead<'_>,
+    input: &InferInputTensor,
+    expected: usize,
+    reservation: &mut Reservation,
+) -> Result<Bytes, InferError> {
     let none = InferTensorContents::default();
     let contents = match &input.contents {
         Some(contents) => contents,
@@ -130,22 +131,31 @@ fn contents_data(head: &InputHead<'_>, input: &InferInputTensor, expected: usize
         None => return Err(no_data(head)),
     };
     check_fields(head, contents)?;
-    let count = |actual| if actual == expected { Ok(()) } else { Err(head.wrong_count(expected, actual)) };
-    count(filled_fields(contents).iter().map(|(_, length)| length).sum())?;
-    let data = match head.datatype {
-        DataType::Bool => contents.bool_contents.iter().map(|value| u8::from(*value)).collect(),
-        DataType::Int8 => narrow(head, &contents.int_contents, |value| i8::try_from(value).map(i8::to_le_bytes))?,
-        DataType::Int16 => narrow(head, &contents.int_contents, |value| i16::try_from(value).map(i16::to_le_bytes))?,
-        DataType::Int32 => bytes_of(&contents.int_contents, i32::to_le_bytes),
-        DataType::Int64 => bytes_of(&contents.int64_contents, i64::to_le_bytes),
-        DataType::Uint8 => narrow(head, &contents.uint_contents, |value| u8::try_from(value).map(u8::to_le_bytes))?,
-        DataType::Uint16 => narrow(head, &contents.uint_contents, |value| u16::try_from(value).map(u16::to_le_bytes))?,
-        DataType::Uint32 => bytes_of(&contents.uint_contents, u32::to_le_bytes),
-        DataType::Uint64 => bytes_of(&contents.uint64_contents, u64::to_le_bytes),
-        DataType::Fp32 => bytes_of(&contents.fp32_contents, f32::to_le_bytes),
-        DataType::Fp64 => bytes_of(&contents.fp64_contents, f64::to_le_bytes),
-        DataType::Bytes => strings(head, &contents.bytes_contents)?,
-        DataType::Fp16 | DataType::Bf16 if expected == 0 => Vec::new(),
+    let actual = filled_fields(contents).iter().map(|(_, length)| length).sum();
+    if actual != expected {
+        return Err(head.wrong_count(expected, actual));
+    }
+    let size = match head.datatype.size_bytes() {
+        Some(size) => expected.saturating_mul(size),
+        None => contents.bytes_contents.iter().map(|element| element.len().saturating_add(4)).sum(),
+    };
+    let mut slab = reservation.admission().pool().take(size);
+    match head.datatype {
+        DataType::Bool => write(&mut slab, &contents.bool_contents, |value| [u8::from(value)]),
+        DataType::Int8 => narrow(head, &mut slab, &contents.int_contents, |v| i8::try_from(v).map(i8::to_le_bytes))?,
+        DataType::Int16 => narrow(head, &mut slab, &contents.int_contents, |v| i16::try_from(v).map(i16::to_le_bytes))?,
+        DataType::Int32 => write(&mut slab, &contents.int_contents, i32::to_le_bytes),
+        DataType::Int64 => write(&mut slab, &contents.int64_contents, i64::to_le_bytes),
+        DataType::Uint8 => narrow(head, &mut slab, &contents.uint_contents, |v| u8::try_from(v).map(u8::to_le_bytes))?,
+        DataType::Uint16 => {
+            narrow(head, &mut slab, &contents.uint_contents, |v| u16::try_from(v).map(u16::to_le_bytes))?;
+        }
+        DataType::Uint32 => write(&mut slab, &contents.uint_contents, u32::to_le_bytes),
+        DataType::Uint64 => write(&mut slab, &contents.uint64_contents, u64::to_le_bytes),
+        DataType::Fp32 => write(&mut slab, &contents.fp32_contents, f32::to_le_bytes),
+        DataType::Fp64 => write(&mut slab, &contents.fp64_contents, f64::to_le_bytes),
+        DataType::Bytes => strings(head, &mut slab, &contents.bytes_contents)?,
+        DataType::Fp16 | DataType::Bf16 if expected == 0 => {}
         DataType::Fp16 | DataType::Bf16 => {
             return Err(InferError::InvalidRequest(format!(
                 "{} data is possible in raw_input_contents only, for input tensor '{}' for model '{}'",
@@ -154,8 +164,8 @@ fn contents_data(head: &InputHead<'_>, input: &InferInputTensor, expected: usize
                 head.model
             )));
         }
-    };
-    Ok(data.into())
+    }
+    Ok(slab.freeze(reservation.split(size)))
 }
 
 /// Each field with the datatypes that it serves, as text, and its length.
@@ -189,18 +199,22 @@ fn check_fields(head: &InputHead<'_>, contents: &InferTensorContents) -> Result<
     }
 }
 
-fn bytes_of<T: Copy, const N: usize>(values: &[T], convert: impl Fn(T) -> [u8; N]) -> Vec<u8> {
-    values.iter().flat_map(|value| convert(*value)).collect()
+/// Writes each value once, to its own place.
+fn write<T: Copy, const N: usize>(slab: &mut SlabMut, values: &[T], convert: impl Fn(T) -> [u8; N]) {
+    let places = slab.spare_mut().as_chunks_mut::<N>().0;
+    let count = places.iter_mut().zip(values).map(|(place, value)| *place = convert(*value)).count();
+    slab.advance(count.saturating_mul(N));
 }
 
 fn narrow<T: Copy + std::fmt::Display, const N: usize, E>(
     head: &InputHead<'_>,
+    slab: &mut SlabMut,
     values: &[T],
     convert: impl Fn(T) -> Result<[u8; N], E>,
-) -> Result<Vec<u8>, InferError> {
-    let mut bytes = Vec::with_capacity(values.len() * N);
-    for (position, value) in values.iter().enumerate() {
-        let converted = convert(*value).map_err(|_| {
+) -> Result<(), InferError> {
+    let places = slab.spare_mut().as_chunks_mut::<N>().0;
+    for (position, (place, value)) in places.iter_mut().zip(values).enumerate() {
+        *place = convert(*value).map_err(|_| {
             InferError::InvalidRequest(format!(
                 "input '{}' for model '{}': element {position} is {value}, which is not a value of {}",
                 head.name,
@@ -208,19 +222,19 @@ fn narrow<T: Copy + std::fmt::Display, const N: usize, E>(
                 head.datatype.as_str()
             ))
         })?;
-        bytes.extend_from_slice(&converted);
     }
-    Ok(bytes)
+    slab.advance(values.len().saturating_mul(N));
+    Ok(())
 }
 
-fn strings(head: &InputHead<'_>, elements: &[Bytes]) -> Result<Vec<u8>, InferError> {
-    let mut bytes = Vec::with_capacity(elements.iter().map(|element| element.len() + 4).sum());
+fn strings(head: &InputHead<'_>, slab: &mut SlabMut, elements: &[Bytes]) -> Result<(), InferError> {
     for element in elements {
-        if !push_bytes_element(&mut bytes, element) {
-            return Err(InferError::InvalidRequest(format!("an element of input '{}' is too long", head.name)));
-        }
+        let length = u32::try_from(element.len())
+            .map_err(|_| InferError::InvalidRequest(format!("an element of input '{}' is too long", head.name)))?;
+        slab.append(&length.to_le_bytes());
+        slab.append(element);
     }
-    Ok(bytes)
+    Ok(())
 }
 
 #[cfg(test)]

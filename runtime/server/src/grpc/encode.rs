@@ -1,26 +1,56 @@
 //! From the neutral words to gRPC messages: inference responses and metadata.
 //!
-//! Called by `grpc`'s service. Invariant: outputs are always in `raw_output_contents`, one entry for each, whatever form the
-//! request had (Triton's rule).
+//! Called by `infer` and `grpc`'s service. Invariants: outputs are always in `raw_output_contents`, one entry for each, whatever form
+//! the request had (Triton's rule), and their bytes are sent as they are, not copied.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+};
 
+use bytes::{BufMut as _, Bytes, BytesMut};
+use flate2::{
+    Compression,
+    write::{GzEncoder, ZlibEncoder},
+};
+use prost::{
+    Message as _,
+    encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
+};
 use torchmodel_core::{
-    inference::{InferResponse, Parameter, Parameters},
+    inference::{InferError, InferResponse, Parameter, Parameters},
     metadata::{ModelMetadata, ServerMetadata},
     model_key::ModelVersion,
     tensor::{DataType, DataTypeExt},
 };
 
-use super::proto::{
-    InferParameter, ModelInferResponse, ModelMetadataResponse, ServerMetadataResponse,
-    infer_parameter::ParameterChoice, model_infer_response::InferOutputTensor, model_metadata_response::TensorMetadata,
+use super::{
+    encoding::Encoding,
+    proto::{
+        InferParameter, ModelInferResponse, ModelMetadataResponse, ServerMetadataResponse,
+        infer_parameter::ParameterChoice, model_infer_response::InferOutputTensor,
+        model_metadata_response::TensorMetadata,
+    },
 };
 
-/// The message of an answered inference.
-pub(super) fn encode(response: InferResponse) -> ModelInferResponse {
+/// Answers below this are never compressed.
+pub(super) const MIN_COMPRESSED_BYTES: usize = 1 << 10;
+
+/// `raw_output_contents`.
+const RAW_TAG: u32 = 6;
+/// The flag and the length before a message.
+const PREFIX_BYTES: usize = 5;
+
+/// An answer in the pieces that are sent: `[prefix and head][tensor][tensor]…`.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pieces: VecDeque<Bytes>,
+}
+
+/// The message of an answered inference, with its prefix. Error: it is longer than gRPC can say.
+pub(super) fn encode(response: InferResponse) -> Result<Encoded, InferError> {
     let mut outputs = Vec::with_capacity(response.outputs.len());
-    let mut raw_output_contents = Vec::with_capacity(response.outputs.len());
+    let mut tensors = Vec::with_capacity(response.outputs.len());
     for output in response.outputs {
         let (datatype, shape, data) = output.tensor.into_parts();
         outputs.push(InferOutputTensor {
@@ -30,15 +60,86 @@ pub(super) fn encode(response: InferResponse) -> ModelInferResponse {
             parameters: HashMap::new(),
             contents: None,
         });
-        raw_output_contents.push(data);
+        tensors.push(data);
     }
-    ModelInferResponse {
+    let head = ModelInferResponse {
         model_name: response.model.to_string(),
         model_version: response.version.to_string(),
         id: response.id,
         parameters: encode_parameters(response.parameters),
         outputs,
-        raw_output_contents,
+        raw_output_contents: Vec::new(),
+    };
+    let entry_head = |tensor: &Bytes| key_len(RAW_TAG) + encoded_len_varint(tensor.len() as u64);
+    let heads_bytes = head.encoded_len() + tensors.iter().map(entry_head).sum::<usize>();
+    let message_bytes = tensors.iter().map(Bytes::len).fold(heads_bytes, usize::saturating_add);
+    let length = u32::try_from(message_bytes).map_err(|_| too_long())?;
+    let mut heads = BytesMut::with_capacity(PREFIX_BYTES + heads_bytes);
+    heads.put_u8(0);
+    heads.put_u32(length);
+    head.encode(&mut heads).map_err(|error| InferError::Internal(error.to_string()))?;
+    let mut pieces = VecDeque::with_capacity(2 * tensors.len() + 1);
+    for tensor in tensors {
+        encode_key(RAW_TAG, WireType::LengthDelimited, &mut heads);
+        encode_varint(tensor.len() as u64, &mut heads);
+        if !tensor.is_empty() {
+            pieces.push_back(heads.split().freeze());
+            pieces.push_back(tensor);
+        }
+    }
+    if !heads.is_empty() {
+        pieces.push_back(heads.freeze());
+    }
+    Ok(Encoded { pieces })
+}
+
+fn too_long() -> InferError {
+    InferError::Internal("the outputs are longer than the 4 GiB that a gRPC message can have".into())
+}
+
+impl Encoded {
+    /// Bytes of all pieces.
+    pub(super) fn bytes(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum()
+    }
+
+    /// The pieces.
+    pub(super) fn into_pieces(self) -> VecDeque<Bytes> {
+        self.pieces
+    }
+
+    /// The same message, compressed. Takes a while: not on a thread that serves connections.
+    pub(super) fn compress(self, encoding: Encoding) -> Self {
+        let prefix = vec![0; PREFIX_BYTES];
+        let compressed = match encoding {
+            Encoding::Identity => return self,
+            Encoding::Gzip => {
+                let mut encoder = GzEncoder::new(prefix, Compression::fast());
+                self.write_message(&mut encoder).and_then(|()| encoder.finish())
+            }
+            Encoding::Deflate => {
+                let mut encoder = ZlibEncoder::new(prefix, Compression::fast());
+                self.write_message(&mut encoder).and_then(|()| encoder.finish())
+            }
+        };
+        // Whatever may go wrong, the message goes as it is: its flag says so.
+        let Ok(mut bytes) = compressed else { return self };
+        let Ok(length) = u32::try_from(bytes.len().saturating_sub(PREFIX_BYTES)) else { return self };
+        let [a, b, c, d] = length.to_be_bytes();
+        for (place, byte) in bytes.iter_mut().zip([1, a, b, c, d]) {
+            *place = byte;
+        }
+        Self { pieces: [bytes.into()].into() }
+    }
+
+    /// Writes all but the prefix.
+    fn write_message(&self, out: &mut impl io::Write) -> io::Result<()> {
+        let mut skipped = PREFIX_BYTES;
+        for piece in &self.pieces {
+            out.write_all(piece.get(skipped..).unwrap_or_default())?;
+            skipped = skipped.saturating_sub(piece.len());
+        }
+        out.flush()
     }
 }
 
@@ -87,5 +188,69 @@ fn encode_tensor(name: String, datatype: Option<DataType>, shape: Option<Vec<i64
         name,
         datatype: datatype.map_or("", DataTypeExt::as_str).to_owned(),
         shape: shape.unwrap_or_else(|| vec![-1]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use flate2::read::{GzDecoder, ZlibDecoder};
+    use torchmodel_core::{
+        inference::NamedTensor,
+        tensor::{DataType, Tensor},
+    };
+
+    use super::*;
+
+    fn response(sizes: &[usize]) -> InferResponse {
+        let output = |size: &usize| {
+            let tensor = Tensor::new(DataType::Uint8, vec![i64::try_from(*size).unwrap()], vec![7; *size].into());
+            NamedTensor { name: format!("output of {size}"), tensor: tensor.unwrap() }
+        };
+        InferResponse {
+            model: "m".parse().unwrap(),
+            version: ModelVersion::parse_requested("1").unwrap().unwrap(),
+            id: "id".into(),
+            outputs: sizes.iter().map(output).collect(),
+            parameters: Parameters::from([("p".to_owned(), Parameter::Bool(true))]),
+        }
+    }
+
+    fn message_of(pieces: &VecDeque<Bytes>) -> (u8, Vec<u8>) {
+        let all: Vec<u8> = pieces.iter().flatten().copied().collect();
+        let (prefix, message) = all.split_at(PREFIX_BYTES);
+        assert_eq!(u32::from_be_bytes(prefix[1..].try_into().unwrap()) as usize, message.len());
+        (prefix[0], message.to_vec())
+    }
+
+    #[test]
+    fn the_pieces_are_one_message_and_the_tensors_are_in_it_as_they_are() {
+        for sizes in [&[][..], &[0], &[1], &[100_000, 0, 3], &[0, 5, 0]] {
+            let response = response(sizes);
+            let data: Vec<_> = response.outputs.iter().map(|output| output.tensor.data().as_ptr()).collect();
+            let encoded = encode(response).unwrap();
+            for (pointer, size) in data.iter().zip(sizes).filter(|(_, size)| **size > 0) {
+                assert!(encoded.pieces.iter().any(|piece| piece.as_ptr() == *pointer && piece.len() == *size));
+            }
+            let (flag, message) = message_of(&encoded.pieces);
+            let message = ModelInferResponse::decode(message.as_slice()).unwrap();
+            let lengths: Vec<_> = message.raw_output_contents.iter().map(Bytes::len).collect();
+            assert_eq!((flag, lengths.as_slice(), message.outputs.len()), (0, sizes, sizes.len()));
+            assert_eq!((message.id.as_str(), message.parameters.len()), ("id", 1));
+        }
+    }
+
+    #[test]
+    fn a_compressed_message_is_the_same_one() {
+        let plain = message_of(&encode(response(&[5000, 3])).unwrap().pieces).1;
+        let (flag, gzip) = message_of(&encode(response(&[5000, 3])).unwrap().compress(Encoding::Gzip).pieces);
+        let mut inflated = Vec::new();
+        GzDecoder::new(gzip.as_slice()).read_to_end(&mut inflated).unwrap();
+        assert_eq!((flag, &inflated), (1, &plain));
+        let (_, zlib) = message_of(&encode(response(&[5000, 3])).unwrap().compress(Encoding::Deflate).pieces);
+        inflated.clear();
+        ZlibDecoder::new(zlib.as_slice()).read_to_end(&mut inflated).unwrap();
+        assert_eq!(inflated, plain);
     }
 }

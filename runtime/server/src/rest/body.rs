@@ -16,7 +16,7 @@ use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 
 use super::error::RestError;
-use crate::intake::{IntakeError, Share};
+use crate::{admission::AdmissionError, intake::Share};
 
 /// How long the body of a refused request may pause before it is given up, and how long it may take.
 const DISCARD_PAUSE: Duration = Duration::from_secs(2);
@@ -136,9 +136,9 @@ async fn collect(headers: &HeaderMap, mut body: Body, limit: usize) -> Result<By
 
 /// Why the body ended early: `intake` has refused it, or the connection broke.
 async fn refused(headers: &HeaderMap, body: Body, limit: usize, error: axum::Error) -> RestError {
-    match error.into_inner().downcast::<IntakeError>() {
+    match error.into_inner().downcast::<AdmissionError>() {
         Ok(error) => {
-            if matches!(*error, IntakeError::Full { .. }) {
+            if matches!(*error, AdmissionError::Full { .. }) {
                 discard(headers, body, limit).await;
             }
             (*error).into()
@@ -176,7 +176,7 @@ fn decompress(bytes: &Bytes, encoding: Encoding, limit: usize, share: Option<&Ar
             (Counted { reader: decoder.by_ref().take(most), share }.read_to_end(&mut out), decoder.into_inner())
         }
     };
-    result.map_err(|error| match error.downcast::<IntakeError>() {
+    result.map_err(|error| match error.downcast::<AdmissionError>() {
         Ok(error) => error.into(),
         Err(error) => refuse(&error.to_string()),
     })?;

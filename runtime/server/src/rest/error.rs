@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use torchmodel_core::{inference::InferError, outcome::Outcome};
 
-use crate::intake::IntakeError;
+use crate::admission::AdmissionError;
 
 /// Seconds after which a refused client may try again; the queue's own times are much shorter.
 const RETRY_AFTER_S: &str = "1";
@@ -34,11 +34,11 @@ impl From<InferError> for RestError {
     }
 }
 
-impl From<IntakeError> for RestError {
-    fn from(error: IntakeError) -> Self {
+impl From<AdmissionError> for RestError {
+    fn from(error: AdmissionError) -> Self {
         match error {
-            IntakeError::Full { .. } => Self::Infer(error.into()),
-            IntakeError::Timeout => Self::BodyTimeout,
+            AdmissionError::Full { .. } => Self::Infer(error.into()),
+            AdmissionError::Timeout => Self::BodyTimeout,
         }
     }
 }
@@ -95,7 +95,7 @@ impl RestError {
             Self::UnsupportedEncoding(encoding) => {
                 format!("Content-Encoding '{encoding}' is not supported, use gzip or deflate")
             }
-            Self::BodyTimeout => IntakeError::Timeout.to_string(),
+            Self::BodyTimeout => AdmissionError::Timeout.to_string(),
             Self::UnknownPath => "Not Found".into(),
             Self::WrongMethod => "Method Not Allowed".into(),
         }

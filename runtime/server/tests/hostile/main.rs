@@ -4,8 +4,6 @@
 //! the documented bound (docs/protocol.md), that health on the metrics port kept answering, and that a friendly client is served
 //! afterwards. The server is this same test binary, started again with [`CHILD`] set; it ends with its standard input.
 
-#![allow(missing_docs, reason = "a test binary has no readers of its documentation")]
-
 mod frames;
 mod http1;
 mod http2;

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use torchmodel_core::{
     engine::fake::FakeModel, metrics::Metrics, repository::ModelRepository, service::InferenceService, tensor::DataType,
 };
-use torchmodel_server::{Listeners, Serving, intake::Intake, protocol::Limits, serve};
+use torchmodel_server::{Listeners, Serving, admission::Admission, protocol::Limits, serve};
 
 use crate::CHILD;
 
@@ -57,8 +57,9 @@ pub fn run_child() {
             service: InferenceService::new(repository),
             metrics,
             limits: Limits { max_request_bytes: MAX_REQUEST_BYTES },
-            intake: Intake::new(MAX_INFLIGHT_BYTES),
+            admission: Admission::new(MAX_INFLIGHT_BYTES),
             max_connections: MAX_CONNECTIONS,
+            io_threads: 2,
             drain_timeout: Duration::ZERO,
         };
         let shutdown = async move {

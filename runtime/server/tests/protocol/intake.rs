@@ -23,7 +23,7 @@ const QUARTER: usize = MAX_REQUEST_BYTES / 4;
 
 /// Waits until requests hold so much: what was sent was read, what was answered was given back.
 async fn until_held(server: &Server, bytes: usize) {
-    while server.intake.held() != bytes {
+    while server.admission.held() != bytes {
         tokio::task::yield_now().await;
     }
 }

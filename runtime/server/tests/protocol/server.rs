@@ -18,7 +18,7 @@ use torchmodel_core::{
     service::InferenceService,
     tensor::{DataType, DataTypeExt, Tensor},
 };
-use torchmodel_server::{Listeners, Serving, intake::Intake, protocol::Limits, serve};
+use torchmodel_server::{Listeners, Serving, admission::Admission, protocol::Limits, serve};
 
 /// Every datatype of the protocol.
 pub const DATATYPES: [DataType; 14] = [
@@ -67,7 +67,7 @@ pub struct Server {
     pub repository: Arc<ModelRepository>,
     pub service: InferenceService,
     pub gate: Arc<Gate>,
-    pub intake: Intake,
+    pub admission: Admission,
     stop: Option<oneshot::Sender<()>>,
     task: Option<JoinHandle<bool>>,
 }
@@ -86,7 +86,7 @@ impl Server {
             model.serve(&repository, &metrics).unwrap();
         }
         let service = InferenceService::new(Arc::clone(&repository));
-        let intake = Intake::new(max_inflight_bytes);
+        let admission = Admission::new(max_inflight_bytes);
         let bind = || TcpListener::bind("127.0.0.1:0");
         let (rest, grpc, admin) = (bind().await.unwrap(), bind().await.unwrap(), bind().await.unwrap());
         let addresses = [&rest, &grpc, &admin].map(|listener| listener.local_addr().unwrap());
@@ -94,8 +94,9 @@ impl Server {
             service: service.clone(),
             metrics,
             limits: Limits { max_request_bytes: MAX_REQUEST_BYTES },
-            intake: intake.clone(),
+            admission: admission.clone(),
             max_connections: 1000,
+            io_threads: 2,
             drain_timeout: Duration::from_secs(20),
         };
         let (stop, stopped) = oneshot::channel::<()>();
@@ -103,7 +104,7 @@ impl Server {
             let _ = stopped.await;
         }));
         let [rest, grpc, admin] = addresses;
-        Self { rest, grpc, admin, repository, service, gate, intake, stop: Some(stop), task: Some(task) }
+        Self { rest, grpc, admin, repository, service, gate, admission, stop: Some(stop), task: Some(task) }
     }
 
     /// Asks the server to stop; the task gives whether everything in flight was answered.

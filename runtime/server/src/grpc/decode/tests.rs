@@ -1,9 +1,13 @@
 //! Tests of the decoder: raw and typed contents, and the words for what is wrong with them.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use prost::Message;
+use torchmodel_core::slab::ALIGNMENT;
 
 use super::*;
+use crate::admission::Admission;
 use crate::grpc::proto::model_infer_request::InferRequestedOutputTensor;
 
 const LIMITS: Limits = Limits { max_request_bytes: 1 << 20 };
@@ -24,7 +28,16 @@ fn request(inputs: Vec<InferInputTensor>, raw: &[&'static [u8]]) -> ModelInferRe
 }
 
 fn decode_now(message: ModelInferRequest) -> Result<InferRequest, InferError> {
-    decode(message, &MetadataMap::new(), Instant::now(), LIMITS)
+    decode_by(message, Instant::now(), None)
+}
+
+fn decode_by(
+    message: ModelInferRequest,
+    arrival: Instant,
+    deadline: Option<Instant>,
+) -> Result<InferRequest, InferError> {
+    let admission = Admission::new(1 << 20);
+    decode(message, &Decoding { arrival, deadline, limits: LIMITS }, &mut admission.reserve(1 << 20).unwrap())
 }
 
 fn error(message: ModelInferRequest) -> String {
@@ -158,21 +171,27 @@ fn outputs_keep_their_order_and_classification_is_not_offered() {
 #[test]
 fn the_call_timeout_and_the_parameter_give_the_earlier_deadline() {
     let arrival = Instant::now();
-    let mut metadata = MetadataMap::new();
-    metadata.insert("grpc-timeout", "2S".parse().unwrap());
     let timeout = InferParameter { parameter_choice: Some(ParameterChoice::Int64Param(1000)) };
     let plain = ModelInferRequest { model_name: "m".into(), ..Default::default() };
     let message = ModelInferRequest { parameters: HashMap::from([("timeout".to_owned(), timeout)]), ..plain.clone() };
-    let deadline = |message| decode(message, &metadata, arrival, LIMITS).unwrap().deadline;
-    assert_eq!(deadline(plain), Some(arrival + Duration::from_secs(2)));
+    let call = Some(arrival + Duration::from_secs(2));
+    let deadline = |message| decode_by(message, arrival, call).unwrap().deadline;
+    assert_eq!(deadline(plain), call);
     assert_eq!(deadline(message), Some(arrival + Duration::from_millis(1)));
-    let table = [("1H", 3600), ("2M", 120), ("3S", 3)];
-    for (text, seconds) in table {
-        assert_eq!(parse_timeout(text), Some(Duration::from_secs(seconds)));
-    }
-    for wrong in ["", "S", "1", "123456789S", "-1S", "1s", "ü"] {
-        assert_eq!(parse_timeout(wrong), None, "{wrong}");
-    }
+}
+
+#[test]
+fn typed_contents_are_aligned_and_hold_their_part_of_what_was_reserved() {
+    let admission = Admission::new(1 << 20);
+    let mut reservation = admission.reserve(1000).unwrap();
+    let message = request(vec![input("a", "INT32", &[100], Some(ints(&[7; 100])))], &[]);
+    let decoding = Decoding { arrival: Instant::now(), deadline: None, limits: LIMITS };
+    let decoded = decode(message, &decoding, &mut reservation).unwrap();
+    drop(reservation);
+    let data = decoded.inputs[0].tensor.data();
+    assert_eq!((data.len(), data.as_ptr().align_offset(ALIGNMENT), admission.held()), (400, 0, 400));
+    drop(decoded);
+    assert_eq!(admission.held(), 0);
 }
 
 proptest! {
