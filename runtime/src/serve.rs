@@ -118,7 +118,7 @@ pub async fn serve(
     let serving = Serving {
         service: service.clone(),
         metrics: metrics.clone(),
-        limits: Limits { max_request_bytes: arguments.max_request_bytes },
+        limits: Limits { max_request_bytes: arguments.max_request_bytes, ..Limits::default() },
         admission: admission(&arguments)?,
         max_connections: server::connections_within(machine::raise_open_files()),
         drain_timeout: arguments.drain_timeout.get(),

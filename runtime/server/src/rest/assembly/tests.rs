@@ -1,0 +1,232 @@
+//! Tests of assembling: the same request from any pieces, each payload byte copied once, nothing kept that is not reserved.
+
+use std::time::Instant;
+
+use proptest::prelude::*;
+use torchmodel_core::{inference::TensorMetadata, tensor::DataType};
+
+use super::*;
+use crate::{admission::Admission, rest::text::JOINED_BYTES};
+
+const LIMITS: Limits = Limits { max_request_bytes: 1 << 20, are_tensors_compressed: false };
+
+/// What a request is made of.
+#[derive(Clone)]
+pub(in crate::rest) struct Parts<'a> {
+    pub(in crate::rest) header_length: Option<usize>,
+    pub(in crate::rest) pieces: &'a [Bytes],
+    /// Whether the length was announced.
+    pub(in crate::rest) is_announced: bool,
+    pub(in crate::rest) metadata: Option<ModelMetadata>,
+}
+
+pub(in crate::rest) fn head(header_length: Option<usize>) -> Head {
+    Head { model: "m".into(), version: None, arrival: Instant::now(), deadline: None, header_length }
+}
+
+/// Puts a request together as `rest::body` does.
+pub(in crate::rest) fn assemble(
+    parts: &Parts<'_>,
+    limits: Limits,
+    admission: &Admission,
+) -> Result<Decoded, RestError> {
+    let total = parts.pieces.iter().map(Bytes::len).sum();
+    let length = parts.is_announced.then_some(total);
+    let reservation = admission.reserve(length.unwrap_or(0))?;
+    let mut assembly = Assembly::new(head(parts.header_length), limits, length, reservation)?;
+    if let Some(metadata) = &parts.metadata {
+        assembly = assembly.raw(metadata.clone())?;
+    }
+    for piece in parts.pieces {
+        let mut piece = piece.clone();
+        while !piece.is_empty() {
+            assembly.take(&mut piece)?;
+            if assembly.is_json_complete() {
+                assembly.read_json()?;
+            }
+        }
+    }
+    if assembly.is_all_json() {
+        assembly.read_json()?;
+    }
+    assembly.finish()
+}
+
+/// `body`, cut at some places.
+fn cut(body: &Bytes, cuts: &[usize]) -> Vec<Bytes> {
+    let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (body.len() + 1)).collect();
+    cuts.sort_unstable();
+    let ends = cuts.iter().copied().chain([body.len()]);
+    let starts = [0].into_iter().chain(cuts.iter().copied());
+    starts.zip(ends).map(|(start, end)| Bytes::copy_from_slice(&body[start..end])).collect()
+}
+
+fn mixed() -> (usize, Bytes) {
+    let json = r#"{"id":"x\u00fc","inputs":[
+        {"name":"a","shape":[3],"datatype":"FP32","data":[1.5,-2e-3,NaN]},
+        {"name":"b","shape":[5],"datatype":"UINT8","parameters":{"binary_data_size":5}},
+        {"name":"none","shape":[0],"datatype":"FP32","parameters":{"binary_data_size":0}},
+        {"data":["x\n","\u00fc",""],"name":"s","shape":[3],"datatype":"BYTES"},
+        {"name":"c","shape":[2],"datatype":"INT64","parameters":{"binary_data_size":16}},
+        {"name":"end","shape":[0],"datatype":"FP32","parameters":{"binary_data_size":0}}],
+        "skipped":{"deep":[1,{"x":"y\"]"},null]},"outputs":[{"name":"y","parameters":{"binary_data":true}}]}"#;
+    let blob: Vec<u8> = (0..21).collect();
+    (json.len(), [json.as_bytes(), &blob].concat().into())
+}
+
+proptest! {
+    #[test]
+    fn any_pieces_give_the_same_request(cuts in prop::collection::vec(any::<usize>(), 0..40), is_announced in any::<bool>()) {
+        let admission = Admission::new(1 << 20);
+        let (json_length, body) = mixed();
+        let read = |pieces: &[Bytes]| {
+            let parts = Parts { header_length: Some(json_length), pieces, is_announced, metadata: None };
+            assemble(&parts, LIMITS, &admission).unwrap()
+        };
+        let whole = read(std::slice::from_ref(&body));
+        let decoded = read(&cut(&body, &cuts));
+        let bits = |decoded: &Decoded| format!("{:?}", (&decoded.form, &decoded.request.id, &decoded.request.inputs));
+        prop_assert_eq!(bits(&decoded), bits(&whole));
+        drop((decoded, whole));
+        prop_assert_eq!(admission.held(), 0);
+    }
+
+    #[test]
+    fn any_pieces_of_a_wrong_request_give_the_same_words(
+        cuts in prop::collection::vec(any::<usize>(), 0..10),
+        position in any::<usize>(),
+        byte in any::<u8>(),
+        length in 0usize..900,
+    ) {
+        let admission = Admission::new(1 << 20);
+        let (json_length, body) = mixed();
+        let mut body = body.to_vec();
+        let position = position % body.len();
+        body[position] = byte;
+        body.truncate(length);
+        let body = Bytes::from(body);
+        let outcome = |pieces: &[Bytes]| {
+            let parts = Parts { header_length: Some(json_length), pieces, is_announced: true, metadata: None };
+            let decoded = assemble(&parts, LIMITS, &admission);
+            decoded.map(|decoded| format!("{:?}", decoded.request.inputs))
+        };
+        let whole = outcome(std::slice::from_ref(&body));
+        prop_assert_eq!(outcome(&cut(&body, &cuts)), whole.clone());
+        if let Err(error) = whole {
+            prop_assert_eq!(error.reason(), "invalid_request");
+        }
+        prop_assert_eq!(admission.held(), 0);
+    }
+
+    #[test]
+    fn raw_bodies_come_through_in_any_pieces(
+        elements in prop::collection::vec(any::<[u8; 4]>(), 0..50),
+        cuts in prop::collection::vec(any::<usize>(), 0..5),
+        is_announced in any::<bool>(),
+    ) {
+        let admission = Admission::new(1 << 20);
+        let body = Bytes::from(elements.concat());
+        let pieces = cut(&body, &cuts);
+        for datatype in [DataType::Fp32, DataType::Bytes] {
+            let input = TensorMetadata { name: "x".into(), datatype: Some(datatype), shape: Some(vec![-1]), is_optional: false };
+            let metadata = ModelMetadata {
+                name: "m".into(), versions: vec![], platform: String::new(), inputs: vec![input], outputs: vec![],
+                properties: std::collections::BTreeMap::new(),
+            };
+            let parts = Parts { header_length: Some(0), pieces: &pieces, is_announced, metadata: Some(metadata) };
+            let decoded = assemble(&parts, LIMITS, &admission).unwrap();
+            let tensor = &decoded.request.inputs[0].tensor;
+            if datatype == DataType::Bytes {
+                prop_assert_eq!(tensor.bytes_elements().map(Result::unwrap).collect::<Vec<_>>(), [body.as_ref()]);
+            } else {
+                prop_assert_eq!(tensor.data(), &body);
+            }
+        }
+        prop_assert_eq!(admission.held(), 0);
+    }
+}
+
+#[test]
+fn binary_tensors_are_aligned_copied_once_and_hold_their_reservation() {
+    let admission = Admission::new(1 << 20);
+    let (json_length, body) = mixed();
+    let pieces = cut(&body, &[json_length, json_length + 3]);
+    let parts = Parts { header_length: Some(json_length), pieces: &pieces, is_announced: true, metadata: None };
+    let mut decoded = assemble(&parts, LIMITS, &admission).unwrap();
+    assert_eq!(admission.copied_bytes(Protocol::Rest, Direction::In), 21);
+    let inputs = std::mem::take(&mut decoded.request.inputs);
+    let data: Vec<_> = inputs.into_iter().map(|input| input.tensor.into_parts().2).collect();
+    assert_eq!((data[1].as_ref(), data[4].len()), (&[0, 1, 2, 3, 4][..], 16));
+    for data in [&data[0], &data[1], &data[4]] {
+        assert_eq!(data.as_ptr().align_offset(ALIGNMENT), 0);
+    }
+    assert!(admission.held() >= 21 + 12, "{}", admission.held());
+    drop(data);
+    assert_eq!(admission.held(), 0);
+}
+
+#[test]
+fn json_that_comes_in_large_pieces_is_not_copied() {
+    let admission = Admission::new(8 << 20);
+    let elements = vec!["0.12345"; 40_000].join(",");
+    let json = format!(r#"{{"inputs":[{{"name":"a","shape":[40000],"datatype":"FP32","data":[{elements}]}}]}}"#);
+    let body = Bytes::from(json);
+    let pieces: Vec<Bytes> = (0..body.len())
+        .step_by(JOINED_BYTES)
+        .map(|start| body.slice(start..body.len().min(start + JOINED_BYTES)))
+        .collect();
+    let last = pieces.last().unwrap().len() as u64;
+    let parts = Parts { header_length: None, pieces: &pieces, is_announced: false, metadata: None };
+    let decoded = assemble(&parts, LIMITS, &admission).unwrap();
+    let data = decoded.request.inputs[0].tensor.data();
+    assert!(data.as_chunks::<4>().0.iter().all(|bytes| *bytes == 0.12345f32.to_le_bytes()));
+    assert_eq!(admission.copied_bytes(Protocol::Rest, Direction::In), last, "only what is too small to be kept");
+    assert_eq!(admission.held(), 160_000, "the text is given back");
+}
+
+#[test]
+fn small_pieces_of_json_take_no_more_memory_than_their_bytes() {
+    let body = Bytes::from_static(br#"{"inputs":[]}"#);
+    let mut text = Text::default();
+    for at in 0..body.len() {
+        text.push(body.slice(at..=at));
+    }
+    assert_eq!(text.pieces().filter(|piece| !piece.is_empty()).count(), 1);
+    assert_eq!(text.pieces().collect::<Vec<_>>().concat(), body);
+}
+
+#[test]
+fn what_a_client_only_claims_takes_no_memory() {
+    let admission = Admission::new(100_000);
+    let json =
+        r#"{"inputs":[{"name":"a","shape":[250000],"datatype":"FP32","parameters":{"binary_data_size":1000000}}]}"#;
+    let body = Bytes::copy_from_slice(json.as_bytes());
+    let parts = Parts {
+        header_length: Some(json.len()),
+        pieces: std::slice::from_ref(&body),
+        is_announced: true,
+        metadata: None,
+    };
+    let error = assemble(&parts, LIMITS, &admission).unwrap_err();
+    assert!(
+        matches!(&error, RestError::Infer(error) if error.to_string().contains("expecting 1000000 additional bytes"))
+    );
+    let json = r#"{"inputs":[{"name":"a","shape":[250000],"datatype":"FP32","data":[1]}]}"#;
+    let pieces = [Bytes::copy_from_slice(json.as_bytes())];
+    let parts = Parts { header_length: None, pieces: &pieces, is_announced: true, metadata: None };
+    let error = assemble(&parts, LIMITS, &admission).unwrap_err();
+    assert!(matches!(&error, RestError::Infer(error) if error.to_string().contains("but 1 are given")), "{error:?}");
+    assert_eq!(admission.held(), 0);
+}
+
+#[test]
+fn binary_parts_that_cannot_fit_the_limit_are_refused_before_they_come() {
+    let admission = Admission::new(100_000);
+    let input = |name: &str| {
+        format!(r#"{{"name":"{name}","shape":[1],"datatype":"BYTES","parameters":{{"binary_data_size":600000}}}}"#)
+    };
+    let json = format!(r#"{{"inputs":[{},{}]}}"#, input("a"), input("b"));
+    let pieces = [Bytes::from(json.clone())];
+    let parts = Parts { header_length: Some(json.len()), pieces: &pieces, is_announced: false, metadata: None };
+    assert_eq!(assemble(&parts, LIMITS, &admission).unwrap_err(), RestError::TooLarge(1 << 20));
+}
