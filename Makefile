@@ -75,7 +75,7 @@ demo-files: ## Fetch the demo's model, sounds and client
 
 .PHONY: generate
 generate: libtorch ## Write the generated files: CRD, chart copy, lists of flags and metrics
-	@$(CARGO) run --quiet -p torchmodel-crds --bin crd -- --write
+	@$(CARGO) run --quiet -p torchmodel-crds --features kubernetes --bin crd -- --write
 	@TORCHMODEL_GENERATE=1 $(CARGO) test --quiet -p torchmodel-crds -p torchmodel-operator -p torchmodel-runtime generated
 
 # --- The local cluster -----------------------------------------------------------------------------------------------

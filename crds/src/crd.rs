@@ -8,14 +8,12 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt as _;
 use serde_json::Value;
 
-use crate::TorchModel;
+use crate::{QUANTITY_PATTERN, TorchModel};
 
 /// First line of every generated file.
 const HEADER: &str = "# Generated from crds/src by `make generate`; do not edit.\n";
 /// Formats that the API server knows; it warns at every `kubectl apply` about any other.
 const FORMATS: [&str; 3] = ["int32", "int64", "date-time"];
-/// What Kubernetes accepts as a quantity, so that a mistake is refused when the TorchModel is applied.
-const QUANTITY: &str = r"^(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE][+-]?[0-9]+))?$";
 /// Fields whose types are Kubernetes' own: `kubectl explain pod.spec.containers` describes what is below.
 const KUBERNETES_TYPES: [&str; 2] = ["/spec/resources", "/spec/runtime/env"];
 
@@ -43,7 +41,7 @@ pub fn crd() -> CustomResourceDefinition {
         if let Some(quantity) =
             value.pointer_mut(&format!("{path}/additionalProperties")).and_then(Value::as_object_mut)
         {
-            quantity.insert("pattern".to_owned(), QUANTITY.into());
+            quantity.insert("pattern".to_owned(), QUANTITY_PATTERN.into());
         }
     }
     serde_json::from_value(value).expect("a CRD without `nullable` is still a CRD")

@@ -3,9 +3,8 @@
 //! Used by every field of the API that is a span of time, so that units are always visible in a manifest.
 //! Invariant: a value survives parse → display → parse unchanged.
 
-use std::{borrow::Cow, fmt, str::FromStr};
+use std::{fmt, str::FromStr};
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A span of time with a unit, in Go's notation without a sign (`ns`, `us`, `ms`, `s`, `m`, `h`).
@@ -27,6 +26,9 @@ const UNITS: [(&str, u64); 6] = [
 ];
 
 impl Duration {
+    /// A regular expression for its form. It says nothing of the largest span, some 584 years.
+    pub const PATTERN: &str = r"^([0-9]+(\.[0-9]+)?(h|m|s|ms|us|ns))+$";
+
     /// The same span in the standard library's type.
     #[must_use]
     pub const fn get(self) -> std::time::Duration {
@@ -123,20 +125,21 @@ impl de::Visitor<'_> for DurationVisitor {
     }
 }
 
-impl JsonSchema for Duration {
+#[cfg(feature = "kubernetes")]
+impl schemars::JsonSchema for Duration {
     fn inline_schema() -> bool {
         true
     }
 
-    fn schema_name() -> Cow<'static, str> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
         "Duration".into()
     }
 
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
             "type": "string",
             "maxLength": 32,
-            "pattern": r"^([0-9]+(\.[0-9]+)?(h|m|s|ms|us|ns))+$",
+            "pattern": Self::PATTERN,
         })
     }
 }

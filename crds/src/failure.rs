@@ -3,13 +3,13 @@
 //! The runtime writes one [`Failure`] as a JSON line to the container's termination message; the operator reads it back into
 //! status, a condition and an event. Invariant: a reason's text never changes, since alerts and tests match it.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 macro_rules! closed_list {
     ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident),+ $(,)? }) => {
         $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[cfg_attr(feature = "kubernetes", derive(schemars::JsonSchema))]
         pub enum $name { $($(#[$variant_meta])* $variant),+ }
 
         impl $name {

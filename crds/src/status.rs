@@ -70,7 +70,7 @@ pub struct EndpointsStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ArtifactStatus {
-    /// Where it comes from.
+    /// Where it comes from: scheme, host and path of its URI, or CLAIM:PATH of a volume.
     pub uri: String,
     /// Its digest, `sha256:…`, where the manifest names one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -2,7 +2,7 @@
 //!
 //! Read by `main` alone; the rest of the program gets typed values. The list of flags in docs/reference/ is generated from here.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use torchmodel_crds::Duration;
@@ -84,6 +84,10 @@ pub struct ServeArguments {
     /// [default: 4 times --max-request-bytes, but at most a quarter of the container's memory]
     #[arg(long, value_name = "BYTES", env = "TORCHMODEL_MAX_INFLIGHT_BYTES")]
     pub max_inflight_bytes: Option<usize>,
+    /// Threads that serve connections, each its own. They copy and compute nothing large: as many as the load needs and no more.
+    /// [default: half of the CPUs, at most 8]
+    #[arg(long, value_name = "COUNT", env = "TORCHMODEL_IO_THREADS")]
+    pub io_threads: Option<NonZeroUsize>,
     /// After SIGTERM: how long to go on taking requests while not ready, so that load balancers notice.
     #[arg(long, value_name = "DURATION", env = "TORCHMODEL_SHUTDOWN_DELAY", default_value = "3s")]
     pub shutdown_delay: Duration,

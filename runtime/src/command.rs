@@ -15,6 +15,9 @@ use crate::{
     serve::{self, Signals},
 };
 
+/// For all but connections, which have threads of their own: fetching, accepting, signals.
+const WORKER_THREADS: usize = 2;
+
 /// Runs one subcommand.
 pub fn run(command: Command) -> Result<(), Failure> {
     match command {
@@ -36,6 +39,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
 
 fn tokio() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
         .enable_all()
         .build()
         .map_err(|error| misused(format!("starting the async runtime: {error}")))

@@ -1,8 +1,8 @@
-//! What the process may take of its machine or container: open files and memory.
+//! What the process may take of its machine or container: open files, memory and threads.
 //!
 //! Read once at the start. Invariant: whatever cannot be read counts as no limit; serving goes on.
 
-use std::fs;
+use std::{fs, num::NonZeroUsize};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -10,6 +10,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const MEMORY_LIMITS: [&str; 2] = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
 /// A limit above this is none: v1 writes a number near 2^63.
 const NO_LIMIT: usize = 1 << 60;
+/// More threads than this only wait for each other's memory: each moves more than 1 GB/s.
+const MAX_IO_THREADS: usize = 8;
 
 /// Raises the soft limit of open files to the hard one, since each connection takes one and many systems begin with 1024. Gives the
 /// number that may be open.
@@ -23,6 +25,12 @@ pub fn raise_open_files() -> u64 {
 /// Bytes of memory that the container may take.
 pub fn memory_limit() -> Option<usize> {
     MEMORY_LIMITS.iter().find_map(|file| parse_limit(&fs::read_to_string(file).ok()?))
+}
+
+/// Threads for connections where nobody says how many: the other half of the CPUs computes.
+pub fn io_threads() -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    (cpus / 2).clamp(1, MAX_IO_THREADS)
 }
 
 fn parse_limit(text: &str) -> Option<usize> {

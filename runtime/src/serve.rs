@@ -7,6 +7,7 @@ use std::{
     fs,
     io::{self, Write as _},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroUsize,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,9 +23,10 @@ use torchmodel_artifact::{self as artifact, ArtifactOptions};
 use torchmodel_core::{
     engine::EngineLoader,
     metrics::Metrics,
-    model::Model,
-    repository::{ModelRepository, ModelState, VERSION},
+    model_key::ModelVersion,
+    repository::{ModelRepository, ModelState},
     service::InferenceService,
+    version::Version,
 };
 use torchmodel_crds::{Failure, FailurePhase, FailureReason};
 use torchmodel_server::{self as server, Listeners, Serving, admission::Admission, protocol::Limits};
@@ -121,6 +123,7 @@ pub async fn serve(
         limits: Limits { max_request_bytes: arguments.max_request_bytes, ..Limits::default() },
         admission: admission(&arguments)?,
         max_connections: server::connections_within(machine::raise_open_files()),
+        io_threads: arguments.io_threads.map_or_else(machine::io_threads, NonZeroUsize::get),
         drain_timeout: arguments.drain_timeout.get(),
     };
     let shutdown = async move {
@@ -148,7 +151,7 @@ pub async fn serve(
         // Never dropped: that would wait for instances, and one may never come back. The process ends right after this.
         std::mem::forget(Arc::clone(&model));
         repository.set(&name, ModelState::Ready(model));
-        tracing::info!(model = name, "ready");
+        tracing::info!(model = name.as_str(), "ready");
         tokio::select! {
             () = told_to_stop(&mut signals, arguments.shutdown_delay.get(), &service) => {}
             Some(failure) = fatalities.recv() => {
@@ -208,12 +211,12 @@ struct Starting {
 }
 
 impl Starting {
-    async fn run(self) -> Result<Model, Failure> {
+    async fn run(self) -> Result<Version, Failure> {
         let started = Instant::now();
         let artifact = artifact::pull(&self.config.source, &self.options).await.map_err(|error| error.failure())?;
         let name = &self.config.model.name;
-        tracing::info!(model = name, path = %artifact.path.display(), size_bytes = artifact.size_bytes, "loading");
-        let metrics = self.metrics.model(name, VERSION);
+        tracing::info!(model = name.as_str(), path = %artifact.path.display(), size_bytes = artifact.size_bytes, "loading");
+        let metrics = self.metrics.model(name, ModelVersion::FIRST);
         metrics.set_artifact_size_bytes(artifact.size_bytes);
         let (config, loader, fatal) = (self.config.model, self.loader, self.fatal);
         let recorded = metrics.clone();
@@ -221,8 +224,12 @@ impl Starting {
             let loading = Instant::now();
             let in_memory = loader.load(&artifact.path, &config)?;
             // A closed channel means that the process is stopping already.
-            let model =
-                Model::start(in_memory, config, recorded.clone(), Arc::new(move |failure| drop(fatal.send(failure))))?;
+            let model = Version::start(
+                in_memory,
+                config,
+                recorded.clone(),
+                Arc::new(move |failure| drop(fatal.send(failure))),
+            )?;
             recorded.set_load_duration(loading.elapsed());
             recorded.set_ready(true);
             Ok(model)

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use torchmodel_crds::FailureReason;
+use torchmodel_crds::{FailureReason, redact_uris};
 
 use super::{apply, build, dereference, status, validate};
 
@@ -107,7 +107,7 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         }
         source = cause.source();
     }
-    text
+    redact_uris(&text)
 }
 
 /// What the API server itself said, without the client's wrapping of it.
@@ -120,13 +120,23 @@ fn describe(error: &(dyn std::error::Error + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use torchmodel_crds::schema::Violation;
+
     use super::*;
 
     #[test]
     fn an_invalid_spec_waits_for_a_change_and_names_the_shared_reason() {
-        let error = Error::Validate(validate::Error::Rules(vec!["set exactly one".to_owned()]));
+        let violation = Violation { path: "spec.source".to_owned(), message: "set exactly one".to_owned() };
+        let error = Error::Validate(validate::Error::Violations(vec![violation]));
         assert_eq!(error.reason().as_str(), "SpecInvalid");
         assert_eq!(error.requeue(), Requeue::AwaitChange);
-        assert_eq!(chain(&error), "set exactly one");
+        assert_eq!(chain(&error), "spec.source: set exactly one");
+    }
+
+    #[test]
+    fn an_error_shows_no_secret_of_a_uri() {
+        let said = "invalid type: string \"https://store/m.pt?X-Amz-Signature=hunter2\", expected struct ModelSource";
+        let text = chain(&Error::Validate(validate::Error::Unreadable(said.to_owned())));
+        assert!(text.contains("\"https://store/m.pt\"") && !text.contains("hunter2"), "{text}");
     }
 }

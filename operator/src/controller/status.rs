@@ -171,9 +171,8 @@ fn digest(dereferenced: &Dereferenced) -> Option<String> {
 
 fn artifact(dereferenced: &Dereferenced) -> Option<ArtifactStatus> {
     let source = &dereferenced.model.as_ref().ok()?.spec.source;
-    let volume = source.volume.as_ref().map(|volume| format!("{}:{}", volume.claim_name, volume.path));
-    let uri = source.uri.clone().or(volume)?;
-    Some(ArtifactStatus { uri, digest: digest(dereferenced) })
+    let is_named = source.uri.is_some() || source.volume.is_some();
+    is_named.then(|| ArtifactStatus { uri: source.to_string(), digest: digest(dereferenced) })
 }
 
 #[cfg(test)]

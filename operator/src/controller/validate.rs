@@ -1,6 +1,6 @@
 //! Second step: the spec and the operator's defaults become a model in which everything is decided.
 //!
-//! Pure, and the only reader of `spec`: later steps see [`ValidatedModel`] alone. Invariant: the CRD's own rules are run again
+//! Pure, and the only reader of `spec`: later steps see [`ValidatedModel`] alone. Invariant: the CRD's own schema is asked again
 //! here, since an object may be older than a rule.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -10,7 +10,10 @@ use k8s_openapi::{
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::OwnerReference},
 };
 use kube::Resource as _;
-use torchmodel_crds::{AcceleratorSpec, ModelSource, ModelSpec, TorchModel, TorchModelSpec, violations};
+use torchmodel_crds::{
+    AcceleratorSpec, ModelSource, ModelSpec, TorchModel, TorchModelSpec,
+    schema::{Violation, violations},
+};
 
 use super::dereference::Dereferenced;
 use crate::Args;
@@ -99,9 +102,9 @@ pub enum ServiceAccountChoice {
 /// Why the spec cannot be acted on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Rules of the CRD that the object breaks.
-    #[error("{}", .0.join("; "))]
-    Rules(Vec<String>),
+    /// What the CRD's schema refuses.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Violations(Vec<Violation>),
     /// The stored object is not a TorchModel of this version.
     #[error("the stored object cannot be read: {0}")]
     Unreadable(String),
@@ -122,9 +125,10 @@ pub enum Error {
 /// Checks and completes.
 pub fn validate(dereferenced: &Dereferenced, defaults: &Defaults) -> Result<ValidatedModel, Error> {
     let model = dereferenced.model.as_ref().map_err(|error| Error::Unreadable(error.clone()))?;
-    let violations = violations(model);
+    let object = serde_json::to_value(model).map_err(|error| Error::Unreadable(error.to_string()))?;
+    let violations = violations(&object);
     if !violations.is_empty() {
-        return Err(Error::Rules(violations));
+        return Err(Error::Violations(violations));
     }
     let spec = &model.spec;
     let (source, claim_name) = source(spec);

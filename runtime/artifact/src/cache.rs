@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tracing::{info, warn};
 
-use super::digest::{self, Digest};
+use super::digest::{self, Digest, Hashed};
 use super::error::ArtifactError;
 
 const LOCK_POLL: Duration = Duration::from_millis(100);
@@ -34,6 +34,17 @@ pub(super) struct SourceRecord {
     pub(super) etag: String,
     /// Digest of the bytes.
     pub(super) sha256: String,
+}
+
+/// A verified blob.
+#[derive(Debug)]
+pub(super) struct Blob {
+    /// The descriptor whose bytes were hashed.
+    pub(super) file: File,
+    /// Where it lies.
+    pub(super) path: PathBuf,
+    /// Its size.
+    pub(super) size_bytes: u64,
 }
 
 /// Names of one partial download's files, and the lock on them.
@@ -67,13 +78,16 @@ impl Cache {
         self.dir.join("blobs/sha256").join(digest.as_str())
     }
 
-    /// The blob of a digest and its size, if it is there and still has that digest. A damaged one is removed.
-    pub(super) async fn verified_blob(&self, wanted: &Digest) -> Result<Option<(PathBuf, u64)>, ArtifactError> {
+    /// The blob of a digest, if it is there and still has that digest. A damaged one is removed.
+    pub(super) async fn verified_blob(&self, wanted: &Digest) -> Result<Option<Blob>, ArtifactError> {
         let path = self.blob_path(wanted);
         match digest::hash_file(&path).await {
-            Ok((actual, size)) if actual == *wanted => Ok(Some((path, size))),
-            Ok((actual, size)) => {
-                warn!(phase = "Verify", "the cached blob {wanted} has the digest {actual} ({size} bytes); removing it");
+            Ok(Hashed { file, digest, size_bytes }) if digest == *wanted => Ok(Some(Blob { file, path, size_bytes })),
+            Ok(Hashed { digest, size_bytes, .. }) => {
+                warn!(
+                    phase = "Verify",
+                    "the cached blob {wanted} has the digest {digest} ({size_bytes} bytes); removing it"
+                );
                 std::fs::remove_file(&path).map_err(|source| cache_error("remove the damaged blob", &path, source))?;
                 Ok(None)
             }

@@ -65,8 +65,19 @@ pub(super) fn hash_rest(file: &mut File, hasher: &mut Sha256) -> io::Result<u64>
     }
 }
 
-/// Digest and size of a regular file, read on the blocking pool.
-pub(super) async fn hash_file(path: &Path) -> io::Result<(Digest, u64)> {
+/// A file that was read to its end, and what was read.
+#[derive(Debug)]
+pub(super) struct Hashed {
+    /// The descriptor that was read.
+    pub(super) file: File,
+    /// Digest of its bytes.
+    pub(super) digest: Digest,
+    /// Number of them.
+    pub(super) size_bytes: u64,
+}
+
+/// Opens and hashes a regular file, on the blocking pool.
+pub(super) async fn hash_file(path: &Path) -> io::Result<Hashed> {
     let path = path.to_owned();
     let task = tokio::task::spawn_blocking(move || {
         let mut file = File::open(path)?;
@@ -74,8 +85,8 @@ pub(super) async fn hash_file(path: &Path) -> io::Result<(Digest, u64)> {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         let mut hasher = Sha256::new();
-        let size = hash_rest(&mut file, &mut hasher)?;
-        Ok((Digest::of(hasher), size))
+        let size_bytes = hash_rest(&mut file, &mut hasher)?;
+        Ok(Hashed { file, digest: Digest::of(hasher), size_bytes })
     });
     task.await.map_err(io::Error::other)?
 }
@@ -100,9 +111,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
         std::fs::write(&path, "test").unwrap();
-        let (digest, size) = hash_file(&path).await.unwrap();
-        assert_eq!(digest.as_str(), "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08");
-        assert_eq!(size, 4);
+        let hashed = hash_file(&path).await.unwrap();
+        assert_eq!(hashed.digest.as_str(), "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08");
+        assert_eq!(hashed.size_bytes, 4);
         assert!(hash_file(dir.path()).await.is_err());
     }
 }

@@ -33,7 +33,7 @@ pub(super) enum Outcome {
 /// What a download works with.
 pub(super) struct Download<'a> {
     /// The source.
-    pub(super) origin: &'a Origin,
+    pub(super) origin: &'a dyn Origin,
     /// The cache folder, for its free space.
     pub(super) cache: &'a Cache,
     /// Attempts and times.

@@ -3,6 +3,7 @@
 //! A range is asked for with `If-Range` where the server gave a strong entity tag; a server that sends the whole instead is read
 //! from the start. Invariant: a URL's query never reaches a message, as presigned URLs carry their signature there.
 
+use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
 use http::{HeaderMap, StatusCode};
@@ -10,8 +11,8 @@ use url::Url;
 
 use super::error::{ArtifactError, BoxError};
 use super::fault::{self, MAX_BODY_BYTES, Meaning, StatusFault, Target};
-use super::origin::{Answer, Ask, Body};
-use super::uri::redact;
+use super::origin::{Answer, Ask, Body, Origin};
+use super::uri::{host_and_port, redact};
 
 /// A URL and the client that asks it.
 pub(super) struct HttpOrigin {
@@ -26,14 +27,15 @@ impl HttpOrigin {
         let target = Target { uri: redact(url.as_str()), host: host_and_port(&url), is_signed: false };
         Self { client, url, target }
     }
+}
 
-    /// Whom faults are told about.
-    pub(super) fn target(&self) -> &Target {
+#[async_trait]
+impl Origin for HttpOrigin {
+    fn target(&self) -> &Target {
         &self.target
     }
 
-    /// Asks once.
-    pub(super) async fn open(&self, ask: &Ask) -> Result<Answer, ArtifactError> {
+    async fn open(&self, ask: &Ask) -> Result<Answer, ArtifactError> {
         let mut request = self.client.get(self.url.clone()).header(ACCEPT_ENCODING, "identity");
         if ask.offset > 0 {
             request = request.header(RANGE, format!("bytes={}-", ask.offset));
@@ -69,12 +71,6 @@ impl HttpOrigin {
             }
         }
     }
-}
-
-/// Host and port of a URL, for messages.
-pub(super) fn host_and_port(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 async fn read_some(mut stream: futures::stream::BoxStream<'static, Result<bytes::Bytes, BoxError>>) -> Vec<u8> {

@@ -1,8 +1,8 @@
 //! From a source in a manifest to a verified local file.
 //!
 //! `serve` and `pull` call [`pull`]; everything it needs from outside stands in [`ArtifactOptions`] and [`PullContext`].
-//! Invariants: no path is returned whose bytes were not hashed in this very call and compared with the source's digest, where it
-//! names one; no message holds a secret; every wait, retry and size has a limit in [`FetchLimits`].
+//! Invariants: no file is returned whose bytes were not hashed in this very call, through the descriptor that is returned, and
+//! compared with the source's digest, where it names one; no message holds a secret; every wait, retry and size has a limit in [`FetchLimits`].
 //!
 //! A source with a digest that is in the cache needs no network. An `s3://` source without one is asked each time whether its
 //! entity tag still holds, and sent again only if it does not.
@@ -22,14 +22,16 @@ mod progress;
 mod s3;
 mod uri;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use torchmodel_crds::ModelSource;
 use tracing::{info, warn};
 
-use self::cache::{Cache, SourceRecord, cache_error, source_key};
-use self::digest::Digest;
+use self::cache::{Blob, Cache, SourceRecord, cache_error, source_key};
+use self::digest::{Digest, Hashed};
 use self::download::{Download, Outcome};
 pub use self::environment::Environment;
 pub use self::error::ArtifactError;
@@ -53,9 +55,12 @@ pub struct ArtifactOptions {
 }
 
 /// A local file with the bytes that the source names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct VerifiedArtifact {
-    /// The file. In the cache it is read-only; a local source is used where it is.
+    /// The file, open: the descriptor whose bytes were hashed. Whoever loads the model reads this and not the path, which may name
+    /// another file by then.
+    pub file: Arc<File>,
+    /// Where the file is. In the cache it is read-only; a local source is used where it is.
     pub path: PathBuf,
     /// SHA-256 of its bytes, 64 lower-case hexadecimal digits, computed in this call.
     pub sha256: String,
@@ -188,7 +193,7 @@ impl Fetch<'_> {
         let known = self.known(&cache, &key).await?;
         let started = Instant::now();
         let download = Download {
-            origin: &origin,
+            origin: &*origin,
             cache: &cache,
             limits: &self.context.limits,
             known_etag: known.as_ref().map(|(record, _)| record.etag.clone()),
@@ -197,11 +202,11 @@ impl Fetch<'_> {
         let is_continued = part.written() > 0;
         let part = match download::run(&download, part).await? {
             Outcome::Complete(part) => *part,
-            Outcome::NotModified => return self.unchanged(known, &origin),
+            Outcome::NotModified => return self.unchanged(known, &*origin),
         };
         let part = self.checked(&download, part, is_continued).await?;
         let (size_bytes, sha256, etag) = (part.written(), part.digest(), part.etag().map(str::to_owned));
-        let path = self.commit(&cache, part, &sha256).await?;
+        let blob = self.commit(&cache, part, &sha256).await?;
         if let (None, Some(etag)) = (&self.wanted, etag) {
             cache.remember(&key, &SourceRecord { uri: identity, etag, sha256: sha256.to_string() })?;
         }
@@ -218,14 +223,14 @@ impl Fetch<'_> {
             format_rate(size_bytes, elapsed),
             if self.wanted.is_some() { ", as the source says" } else { "" }
         );
-        Ok(self.artifact(path, &sha256, size_bytes))
+        Ok(self.artifact(blob, &sha256))
     }
 
-    fn origin(&self) -> Result<Origin, ArtifactError> {
+    fn origin(&self) -> Result<Box<dyn Origin>, ArtifactError> {
         let client = client::build(self.context)?;
         Ok(match self.location {
-            Location::Http(url) => Origin::Http(HttpOrigin::new(client, url.clone())),
-            Location::S3 { bucket, key } => Origin::S3(S3Origin::new(
+            Location::Http(url) => Box::new(HttpOrigin::new(client, url.clone())),
+            Location::S3 { bucket, key } => Box::new(S3Origin::new(
                 client,
                 &S3Source {
                     bucket,
@@ -244,13 +249,13 @@ impl Fetch<'_> {
     async fn wanted_in(&self, cache: &Cache) -> Result<Option<VerifiedArtifact>, ArtifactError> {
         let Some(wanted) = &self.wanted else { return Ok(None) };
         let started = Instant::now();
-        let Some((path, size_bytes)) = cache.verified_blob(wanted).await? else { return Ok(None) };
-        log_verified(&self.location.to_string(), size_bytes, started, "found in the cache");
-        Ok(Some(self.artifact(path, wanted, size_bytes)))
+        let Some(blob) = cache.verified_blob(wanted).await? else { return Ok(None) };
+        log_verified(&self.location.to_string(), blob.size_bytes, started, "found in the cache");
+        Ok(Some(self.artifact(blob, wanted)))
     }
 
     /// What the cache has of a source without digest: its record and its verified blob.
-    async fn known(&self, cache: &Cache, key: &str) -> Result<Option<(SourceRecord, (PathBuf, u64))>, ArtifactError> {
+    async fn known(&self, cache: &Cache, key: &str) -> Result<Option<(SourceRecord, Blob)>, ArtifactError> {
         let Some(record) = cache.recall(key).filter(|_| self.wanted.is_none()) else { return Ok(None) };
         let Ok(digest) = Digest::parse(&record.sha256) else { return Ok(None) };
         Ok(cache.verified_blob(&digest).await?.map(|blob| (record, blob)))
@@ -258,18 +263,23 @@ impl Fetch<'_> {
 
     fn unchanged(
         &self,
-        known: Option<(SourceRecord, (PathBuf, u64))>,
-        origin: &Origin,
+        known: Option<(SourceRecord, Blob)>,
+        origin: &dyn Origin,
     ) -> Result<VerifiedArtifact, ArtifactError> {
         let target = origin.target();
-        let Some((record, (path, size_bytes))) = known else {
+        let Some((record, blob)) = known else {
             let (host, uri) = (target.host.clone(), target.uri.clone());
             let detail = "it answered that nothing changed, though it was not asked so".to_owned();
             return Err(ArtifactError::Rejected { host, uri, detail });
         };
         let digest = Digest::parse(&record.sha256)?;
-        info!(phase = "Verify", size_bytes, "{} is unchanged since it was cached; its sha256 is {digest}", target.uri);
-        Ok(self.artifact(path, &digest, size_bytes))
+        info!(
+            phase = "Verify",
+            size_bytes = blob.size_bytes,
+            "{} is unchanged since it was cached; its sha256 is {digest}",
+            target.uri
+        );
+        Ok(self.artifact(blob, &digest))
     }
 
     async fn open_part(&self, slot: cache::PartSlot) -> Result<Part, ArtifactError> {
@@ -310,17 +320,19 @@ impl Fetch<'_> {
         Err(ArtifactError::DigestMismatch { uri, expected, actual, size_bytes })
     }
 
-    async fn commit(&self, cache: &Cache, part: Part, sha256: &Digest) -> Result<PathBuf, ArtifactError> {
-        let blob = cache.blob_path(sha256);
-        let to = blob.clone();
-        blocking(move || part.commit(&to))
+    async fn commit(&self, cache: &Cache, part: Part, sha256: &Digest) -> Result<Blob, ArtifactError> {
+        let path = cache.blob_path(sha256);
+        let (to, size_bytes) = (path.clone(), part.written());
+        let file = blocking(move || part.commit(&to))
             .await
-            .map_err(|source| cache_error("move the artifact to", &blob, source))?;
-        Ok(blob)
+            .map_err(|source| cache_error("move the artifact to", &path, source))?;
+        Ok(Blob { file, path, size_bytes })
     }
 
-    fn artifact(&self, path: PathBuf, sha256: &Digest, size_bytes: u64) -> VerifiedArtifact {
-        VerifiedArtifact { path, sha256: sha256.to_string(), size_bytes, uri: self.location.to_string() }
+    fn artifact(&self, blob: Blob, sha256: &Digest) -> VerifiedArtifact {
+        let Blob { file, path, size_bytes } = blob;
+        let (sha256, uri) = (sha256.to_string(), self.location.to_string());
+        VerifiedArtifact { file: Arc::new(file), path, sha256, size_bytes, uri }
     }
 }
 
@@ -328,7 +340,7 @@ impl Fetch<'_> {
 async fn verify_file(path: &Path, wanted: Option<&Digest>) -> Result<VerifiedArtifact, ArtifactError> {
     let started = Instant::now();
     let uri = Location::File(path.to_owned()).to_string();
-    let (actual, size_bytes) =
+    let Hashed { file, digest: actual, size_bytes } =
         digest::hash_file(path).await.map_err(|source| ArtifactError::File { path: path.to_owned(), source })?;
     if let Some(expected) = wanted.filter(|wanted| **wanted != actual) {
         let (expected, actual) = (expected.to_string(), actual.to_string());
@@ -337,7 +349,8 @@ async fn verify_file(path: &Path, wanted: Option<&Digest>) -> Result<VerifiedArt
     if wanted.is_some() {
         log_verified(&uri, size_bytes, started, "as the source says");
     }
-    Ok(VerifiedArtifact { path: path.to_owned(), sha256: actual.to_string(), size_bytes, uri })
+    let (file, path, sha256) = (Arc::new(file), path.to_owned(), actual.to_string());
+    Ok(VerifiedArtifact { file, path, sha256, size_bytes, uri })
 }
 
 fn log_verified(uri: &str, size_bytes: u64, started: Instant, remark: &str) {

@@ -3,21 +3,12 @@
 //! [`Origin`] is the seam between `download` and the two transports. Invariant: a transport never tries again by itself; what
 //! may be repeated is `download`'s to decide.
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use super::error::{ArtifactError, BoxError};
 use super::fault::Target;
-use super::http::HttpOrigin;
-use super::s3::S3Origin;
-
-/// A source on the network.
-pub(super) enum Origin {
-    /// `http://` or `https://`.
-    Http(HttpOrigin),
-    /// `s3://`.
-    S3(S3Origin),
-}
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
@@ -52,25 +43,17 @@ pub(super) struct Body {
     pub(super) stream: BoxStream<'static, Result<Bytes, BoxError>>,
 }
 
-impl Origin {
+/// A source on the network.
+#[async_trait]
+pub(super) trait Origin: Send + Sync {
     /// Asks once.
-    pub(super) async fn open(&self, ask: &Ask) -> Result<Answer, ArtifactError> {
-        match self {
-            Self::Http(origin) => origin.open(ask).await,
-            Self::S3(origin) => origin.open(ask).await,
-        }
-    }
+    async fn open(&self, ask: &Ask) -> Result<Answer, ArtifactError>;
 
     /// Whom faults are told about.
-    pub(super) fn target(&self) -> &Target {
-        match self {
-            Self::Http(origin) => origin.target(),
-            Self::S3(origin) => origin.target(),
-        }
-    }
+    fn target(&self) -> &Target;
 
     /// What tells this source from every other one, apart from what changes with each signature.
-    pub(super) fn identity(&self) -> String {
+    fn identity(&self) -> String {
         format!("{} at {}", self.target().uri, self.target().host)
     }
 }

@@ -124,8 +124,9 @@ impl Part {
         Digest::of(self.hasher.clone())
     }
 
-    /// Moves the complete file to its place. The caller has compared the digest.
-    pub(super) fn commit(self, blob: &Path) -> io::Result<()> {
+    /// Moves the complete file to its place and gives the descriptor through which its bytes were written and hashed. The caller has
+    /// compared the digest.
+    pub(super) fn commit(self, blob: &Path) -> io::Result<File> {
         let mut permissions = self.file.metadata()?.permissions();
         permissions.set_readonly(true);
         self.file.set_permissions(permissions)?;
@@ -134,7 +135,8 @@ impl Part {
         if let Some(folder) = blob.parent() {
             File::open(folder)?.sync_all()?;
         }
-        remove_if_there(&self.slot.record)
+        remove_if_there(&self.slot.record)?;
+        Ok(self.file)
     }
 
     /// Removes the files of a download that must not be continued.

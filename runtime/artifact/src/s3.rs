@@ -26,8 +26,8 @@ use super::credentials::{self, Credentials};
 use super::environment::Environment;
 use super::error::{ArtifactError, BoxError};
 use super::fault::{self, MAX_BODY_BYTES, Meaning, StatusFault, Target};
-use super::http::host_and_port;
-use super::origin::{Answer, Ask, Body};
+use super::origin::{Answer, Ask, Body, Origin};
+use super::uri::host_and_port;
 
 const DEFAULT_REGION: &str = "us-east-1";
 
@@ -122,33 +122,6 @@ impl S3Origin {
         Ok(Self { store, key, target: Target { uri, host, is_signed }, service })
     }
 
-    /// Whom faults are told about.
-    pub(super) fn target(&self) -> &Target {
-        &self.target
-    }
-
-    /// Asks once.
-    pub(super) async fn open(&self, ask: &Ask) -> Result<Answer, ArtifactError> {
-        if let Some(service) = &self.service {
-            self.wait_for_credentials(service).await?;
-        }
-        let options = GetOptions {
-            range: (ask.offset > 0).then_some(GetRange::Offset(ask.offset)),
-            if_match: ask.etag.clone().filter(|_| ask.offset > 0),
-            if_none_match: ask.known_etag.clone().filter(|_| ask.offset == 0),
-            ..GetOptions::default()
-        };
-        match self.store.get_opts(&self.key, options).await {
-            Ok(result) => Ok(Answer::Body(Body {
-                offset: result.range.start,
-                total: Some(result.meta.size),
-                etag: result.meta.e_tag.clone(),
-                stream: result.into_stream().map_err(BoxError::from).boxed(),
-            })),
-            Err(error) => self.explain(ask, &error),
-        }
-    }
-
     fn explain(&self, ask: &Ask, error: &object_store::Error) -> Result<Answer, ArtifactError> {
         if let Some(fault) = fault::find_cause::<StatusFault>(error) {
             return match fault.meaning() {
@@ -187,6 +160,34 @@ impl S3Origin {
             Some(fault) => fault.explain(&target),
             None => fault::explain_network(&target, source.as_ref()),
         })
+    }
+}
+
+#[async_trait]
+impl Origin for S3Origin {
+    fn target(&self) -> &Target {
+        &self.target
+    }
+
+    async fn open(&self, ask: &Ask) -> Result<Answer, ArtifactError> {
+        if let Some(service) = &self.service {
+            self.wait_for_credentials(service).await?;
+        }
+        let options = GetOptions {
+            range: (ask.offset > 0).then_some(GetRange::Offset(ask.offset)),
+            if_match: ask.etag.clone().filter(|_| ask.offset > 0),
+            if_none_match: ask.known_etag.clone().filter(|_| ask.offset == 0),
+            ..GetOptions::default()
+        };
+        match self.store.get_opts(&self.key, options).await {
+            Ok(result) => Ok(Answer::Body(Body {
+                offset: result.range.start,
+                total: Some(result.meta.size),
+                etag: result.meta.e_tag.clone(),
+                stream: result.into_stream().map_err(BoxError::from).boxed(),
+            })),
+            Err(error) => self.explain(ask, &error),
+        }
     }
 }
 

@@ -102,6 +102,12 @@ pub(super) fn redact(uri: &str) -> String {
     format!("{}://{host}{path}{query}", scheme.unwrap_or_default())
 }
 
+/// Host and port of a URL, for messages.
+pub(super) fn host_and_port(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use torchmodel_crds::{ModelSpec, TensorSpec, WarmupInput};
 
+use crate::model_key::ModelName;
+
 /// Most requests that wait, where the configuration says nothing.
 pub const DEFAULT_MAX_QUEUE: usize = 512;
 /// Longest time from arrival to answer, where the configuration says nothing.
@@ -39,7 +41,7 @@ pub struct Warmup {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelConfig {
     /// Name in the protocol.
-    pub name: String,
+    pub name: ModelName,
     /// Method that answers.
     pub method: String,
     /// Declared inputs.
@@ -67,9 +69,7 @@ impl ModelConfig {
     pub fn check(spec: &ModelSpec, name: Option<String>) -> Result<Self, String> {
         let name = spec.name.clone().or(name).filter(|name| !name.is_empty());
         let name = name.ok_or("model.name is missing and nothing else names the model")?;
-        if name.contains(['/', '\0']) {
-            return Err(format!("model.name '{name}' must not contain '/' or NUL"));
-        }
+        let name = name.parse().map_err(|_| format!("model.name '{name}' must not contain '/' or NUL"))?;
         unique(spec.inputs.iter().map(|input| &input.name), "model.inputs")?;
         unique(spec.outputs.iter().map(|output| &output.name), "model.outputs")?;
         check_shapes(&spec.inputs, "model.inputs")?;

@@ -5,7 +5,11 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use crate::tensor::{DataType, Tensor};
+use crate::{
+    model_key::{ModelName, ModelNameError, ModelVersion, ModelVersionError},
+    outcome::Outcome,
+    tensor::Tensor,
+};
 
 /// Value of a request or response parameter.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,9 +42,9 @@ pub struct NamedTensor {
 #[derive(Clone, Debug, PartialEq)]
 pub struct InferRequest {
     /// Name of the model.
-    pub model: String,
-    /// Version asked for; `None` for the newest.
-    pub version: Option<String>,
+    pub model: ModelName,
+    /// Version asked for; `None` for the newest that is ready.
+    pub version: Option<ModelVersion>,
     /// The client's own id, echoed; empty for none.
     pub id: String,
     /// Inputs in the client's order; a name stands once.
@@ -57,9 +61,9 @@ pub struct InferRequest {
 #[derive(Clone, Debug, PartialEq)]
 pub struct InferResponse {
     /// Name of the model that answered.
-    pub model: String,
+    pub model: ModelName,
     /// Its version.
-    pub version: String,
+    pub version: ModelVersion,
     /// The request's id.
     pub id: String,
     /// Outputs, in the order that the request asked for.
@@ -95,58 +99,30 @@ pub enum InferError {
 }
 
 impl InferError {
-    /// A word from a closed list, for metrics.
+    /// How a request that failed for this ended.
     #[must_use]
-    pub const fn reason(&self) -> &'static str {
+    pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::NotFound(_) => "not_found",
-            Self::InvalidRequest(_) => "invalid_request",
-            Self::NotReady(_) => "not_ready",
-            Self::Overloaded(_) => "overloaded",
-            Self::DeadlineExceeded(_) => "deadline_exceeded",
-            Self::Unsupported(_) => "unsupported",
-            Self::Internal(_) => "internal",
+            Self::NotFound(_) => Outcome::NotFound,
+            Self::InvalidRequest(_) => Outcome::InvalidRequest,
+            Self::NotReady(_) => Outcome::NotReady,
+            Self::Overloaded(_) => Outcome::Overloaded,
+            Self::DeadlineExceeded(_) => Outcome::DeadlineExceeded,
+            Self::Unsupported(_) => Outcome::Unsupported,
+            Self::Internal(_) => Outcome::Internal,
         }
     }
 }
 
-/// What the protocol tells about one input or output of a model.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorMetadata {
-    /// Its name.
-    pub name: String,
-    /// Its datatype; `None` where any is taken or nobody knows before the first inference.
-    pub datatype: Option<DataType>,
-    /// Its whole shape, -1 for any size; `None` where any number of dimensions is taken.
-    pub shape: Option<Vec<i64>>,
-    /// Whether a request may leave it out.
-    pub is_optional: bool,
+impl From<ModelNameError> for InferError {
+    /// A name that no model can have is one that is not served.
+    fn from(ModelNameError(name): ModelNameError) -> Self {
+        Self::NotFound(format!("Request for unknown model: '{name}' is not found"))
+    }
 }
 
-/// What the protocol tells about a model.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ModelMetadata {
-    /// Name of the model.
-    pub name: String,
-    /// Versions that are served.
-    pub versions: Vec<String>,
-    /// `pytorch_torchscript`, by the Open Inference Protocol's list.
-    pub platform: String,
-    /// Inputs, in the method's order.
-    pub inputs: Vec<TensorMetadata>,
-    /// Outputs, in the method's order.
-    pub outputs: Vec<TensorMetadata>,
-    /// More facts, such as `stateful: true`; gRPC's `properties`, REST's `properties`.
-    pub properties: BTreeMap<String, String>,
-}
-
-/// What the protocol tells about the server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerMetadata {
-    /// Name of the server.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// Protocol extensions that it serves.
-    pub extensions: Vec<String>,
+impl From<ModelVersionError> for InferError {
+    fn from(error: ModelVersionError) -> Self {
+        Self::InvalidRequest(error.to_string())
+    }
 }

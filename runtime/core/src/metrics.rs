@@ -13,6 +13,11 @@ use std::{
     time::Duration,
 };
 
+use crate::{
+    model_key::{ModelKey, ModelName, ModelVersion},
+    outcome::Outcome,
+};
+
 pub use self::table::{Metric, MetricKind, TABLE};
 use self::{
     series::{Counter, DurationCounter, Gauge, Histogram, Label, Number, write_histogram, write_sample},
@@ -39,30 +44,36 @@ impl Protocol {
     }
 }
 
-/// Outcomes of an answer: `ok` and every `InferError::reason()`. Anything else is counted as the last.
-const CODES: [&str; 10] = [
-    "ok",
-    "not_found",
-    "invalid_request",
-    "not_ready",
-    "overloaded",
-    "deadline_exceeded",
-    "unsupported",
-    "canceled",
-    "internal",
-    "other",
-];
+/// Why an inference failed, in Triton's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FailureReason {
+    Rejected,
+    Canceled,
+    Backend,
+    Other,
+}
 
-/// Triton's reasons of failure.
-const FAILURE_REASONS: [&str; 4] = ["REJECTED", "CANCELED", "BACKEND", "OTHER"];
+impl FailureReason {
+    const ALL: [Self; 4] = [Self::Rejected, Self::Canceled, Self::Backend, Self::Other];
 
-/// Which of [`FAILURE_REASONS`] an `InferError::reason()` is: refused by the queue, given up by the client, failed in the model.
-fn failure_reason(reason: &str) -> usize {
-    match reason {
-        "overloaded" | "deadline_exceeded" => 0,
-        "canceled" => 1,
-        "internal" => 2,
-        _ => 3,
+    /// `None` for a request that did not fail.
+    const fn of(outcome: Outcome) -> Option<Self> {
+        match outcome {
+            Outcome::Ok => None,
+            Outcome::Overloaded | Outcome::DeadlineExceeded => Some(Self::Rejected),
+            Outcome::Canceled => Some(Self::Canceled),
+            Outcome::Internal => Some(Self::Backend),
+            Outcome::NotFound | Outcome::InvalidRequest | Outcome::NotReady | Outcome::Unsupported => Some(Self::Other),
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rejected => "REJECTED",
+            Self::Canceled => "CANCELED",
+            Self::Backend => "BACKEND",
+            Self::Other => "OTHER",
+        }
     }
 }
 
@@ -83,7 +94,7 @@ struct ModelSeries {
     load_duration_ns: Gauge,
     artifact_size_bytes: Gauge,
     success: Counter,
-    failures: [Counter; FAILURE_REASONS.len()],
+    failures: [Counter; FailureReason::ALL.len()],
     inferences: Counter,
     executions: Counter,
     request_time: DurationCounter,
@@ -125,7 +136,7 @@ impl ModelSeries {
 /// What is recorded for one protocol and model.
 #[derive(Debug)]
 struct AnswerSeries {
-    codes: [Counter; CODES.len()],
+    codes: [Counter; Outcome::ALL.len()],
     duration: Histogram,
 }
 
@@ -137,7 +148,7 @@ impl AnswerSeries {
 
 #[derive(Debug, Default)]
 struct State {
-    models: RwLock<BTreeMap<(String, String), Arc<ModelSeries>>>,
+    models: RwLock<BTreeMap<ModelKey, Arc<ModelSeries>>>,
     /// By model, then protocol; the empty name stands for every name that is not served.
     answers: RwLock<BTreeMap<String, [Arc<AnswerSeries>; 2]>>,
 }
@@ -166,26 +177,25 @@ impl Metrics {
 
     /// The handle of one version of a model, made on first use. From then on the name may be a label.
     #[must_use]
-    pub fn model(&self, model: &str, version: &str) -> ModelMetrics {
-        self.add_answer_series(model);
+    pub fn model(&self, model: &ModelName, version: ModelVersion) -> ModelMetrics {
+        self.add_answer_series(model.as_str());
         let mut models = self.state.models.write().unwrap_or_else(PoisonError::into_inner);
-        let series =
-            models.entry((model.to_owned(), version.to_owned())).or_insert_with(|| Arc::new(ModelSeries::new()));
+        let key = ModelKey { name: model.clone(), version };
+        let series = models.entry(key).or_insert_with(|| Arc::new(ModelSeries::new()));
         ModelMetrics { series: Arc::clone(series) }
     }
 
-    /// Counts one answered inference request. `outcome` is `ok` or an `InferError::reason()`; a `model` that no call of
-    /// [`Metrics::model`] has named counts as the empty name, so that clients cannot invent labels.
-    pub fn record_response(&self, protocol: Protocol, model: &str, outcome: &str, duration: Duration) {
+    /// Counts one inference request of `model`, `None` where no name was read. A model that no call of [`Metrics::model`] has named
+    /// counts as the empty name, so that clients cannot invent labels.
+    pub fn record_response(&self, protocol: Protocol, model: Option<&ModelName>, outcome: Outcome, duration: Duration) {
         let answers = self.state.answers.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(series) = answers.get(model).or_else(|| answers.get("")) else { return };
-        let [rest, grpc] = series;
+        let known = model.and_then(|model| answers.get(model.as_str()));
+        let Some([rest, grpc]) = known.or_else(|| answers.get("")) else { return };
         let series = match protocol {
             Protocol::Rest => rest,
             Protocol::Grpc => grpc,
         };
-        let code = CODES.iter().position(|code| *code == outcome);
-        if let Some(counter) = code.and_then(|code| series.codes.get(code)).or(series.codes.last()) {
+        if let Some(counter) = series.codes.get(outcome.index()) {
             counter.add(1);
         }
         series.duration.observe_duration(duration);
@@ -223,9 +233,14 @@ impl Metrics {
                     write_histogram(out, metric.name, &labels, &series.duration);
                     continue;
                 }
-                for (code, counter) in CODES.iter().zip(&series.codes) {
+                for (outcome, counter) in Outcome::ALL.iter().zip(&series.codes) {
                     let [model, protocol] = labels;
-                    write_sample(out, metric.name, &[model, protocol, ("code", code)], Number::Integer(counter.get()));
+                    write_sample(
+                        out,
+                        metric.name,
+                        &[model, protocol, ("code", outcome.as_str())],
+                        Number::Integer(counter.get()),
+                    );
                 }
             }
         }
@@ -233,16 +248,17 @@ impl Metrics {
 
     fn encode_models(&self, out: &mut String, metric: &Metric) {
         let models = self.state.models.read().unwrap_or_else(PoisonError::into_inner);
-        for ((model, version), series) in models.iter() {
-            let labels: [Label<'_>; 2] = [("model", model), ("version", version)];
+        for (ModelKey { name, version }, series) in models.iter() {
+            let version = version.to_string();
+            let labels: [Label<'_>; 2] = [("model", name.as_str()), ("version", &version)];
             match metric.source {
                 Source::Count(read) => write_sample(out, metric.name, &labels, Number::Integer(read(series))),
                 Source::Seconds(read) => write_sample(out, metric.name, &labels, Number::Float(read(series))),
                 Source::Histogram(read) => write_histogram(out, metric.name, &labels, read(series)),
                 Source::Failures => {
-                    for (reason, counter) in FAILURE_REASONS.iter().zip(&series.failures) {
+                    for (reason, counter) in FailureReason::ALL.iter().zip(&series.failures) {
                         let [model, version] = labels;
-                        let labels = [model, version, ("reason", *reason)];
+                        let labels = [model, version, ("reason", reason.as_str())];
                         write_sample(out, metric.name, &labels, Number::Integer(counter.get()));
                     }
                 }
@@ -287,8 +303,8 @@ pub struct ModelMetrics {
 }
 
 impl ModelMetrics {
-    /// Counts one finished request: its timings, or the `InferError::reason()` it failed for.
-    pub fn record_request(&self, outcome: Result<&RequestTimings, &'static str>) {
+    /// Counts one finished request: its timings, or how it failed.
+    pub fn record_request(&self, outcome: Result<&RequestTimings, Outcome>) {
         let series = &self.series;
         match outcome {
             Ok(timings) => {
@@ -301,8 +317,9 @@ impl ModelMetrics {
                 series.compute_infer_time.add(timings.compute_infer);
                 series.compute_output_time.add(timings.compute_output);
             }
-            Err(reason) => {
-                if let Some(counter) = series.failures.get(failure_reason(reason)) {
+            Err(outcome) => {
+                let reason = FailureReason::of(outcome);
+                if let Some(counter) = reason.and_then(|reason| series.failures.get(reason as usize)) {
                     counter.add(1);
                 }
             }

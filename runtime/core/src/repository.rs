@@ -1,6 +1,6 @@
 //! The models of this process and their states: Loading → Ready → Unloading, or Failed.
 //!
-//! The service looks models up here; `serve` puts them in. A model's versions swap atomically: whoever holds a [`Model`] keeps it
+//! The service looks models up here; `serve` puts them in. A model's versions swap atomically: whoever holds a [`Version`] keeps it
 //! until its answers are out. Invariant: a model is found by its exact name only, and only a Ready one is ever handed out.
 
 use std::{
@@ -10,7 +10,11 @@ use std::{
 
 use torchmodel_crds::Failure;
 
-use crate::{inference::InferError, model::Model};
+use crate::{
+    inference::InferError,
+    model_key::{ModelName, ModelVersion},
+    version::Version,
+};
 
 /// What became of a model.
 #[derive(Clone)]
@@ -18,7 +22,7 @@ pub enum ModelState {
     /// Its artifact is being fetched, loaded or warmed up.
     Loading,
     /// It answers.
-    Ready(Arc<Model>),
+    Ready(Arc<Version>),
     /// It never will, and why.
     Failed(Failure),
     /// It takes no more requests.
@@ -28,34 +32,34 @@ pub enum ModelState {
 /// Models by name.
 #[derive(Default)]
 pub struct ModelRepository {
-    models: RwLock<BTreeMap<String, ModelState>>,
+    models: RwLock<BTreeMap<ModelName, ModelState>>,
 }
 
 impl ModelRepository {
     /// Sets a model's state.
-    pub fn set(&self, name: &str, state: ModelState) {
-        self.models.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), state);
+    pub fn set(&self, name: &ModelName, state: ModelState) {
+        self.models.write().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), state);
     }
 
     /// Every model's name and state.
     #[must_use]
-    pub fn list(&self) -> Vec<(String, ModelState)> {
+    pub fn list(&self) -> Vec<(ModelName, ModelState)> {
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
         models.iter().map(|(name, state)| (name.clone(), state.clone())).collect()
     }
 
-    /// The model, if it is ready and has that version. Errors: `NotFound`, `NotReady`, `InvalidRequest` for a version that is not
-    /// a number above zero.
-    pub fn get(&self, name: &str, version: Option<&str>) -> Result<Arc<Model>, InferError> {
+    /// The model, if it is ready and has that version. Errors: `NotFound`, `NotReady`.
+    pub fn get(&self, name: &ModelName, version: Option<ModelVersion>) -> Result<Arc<Version>, InferError> {
         let state = {
             let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
             models.get(name).cloned()
         };
         let unknown = || InferError::NotFound(format!("Request for unknown model: '{name}' is not found"));
         let state = state.ok_or_else(unknown)?;
-        let version = version.filter(|version| !version.is_empty());
-        if let Some(version) = version {
-            check_version(name, version)?;
+        if let Some(version) = version.filter(|version| *version != ModelVersion::FIRST) {
+            return Err(InferError::NotFound(format!(
+                "Request for unknown model: '{name}' version {version} is not found"
+            )));
         }
         match state {
             ModelState::Ready(model) => Ok(model),
@@ -67,21 +71,4 @@ impl ModelRepository {
             ModelState::Unloading => Err(InferError::NotReady(format!("model '{name}' is being unloaded"))),
         }
     }
-}
-
-/// The one version that a TorchModel has.
-pub const VERSION: &str = "1";
-
-fn check_version(name: &str, version: &str) -> Result<(), InferError> {
-    let is_number =
-        version.bytes().all(|byte| byte.is_ascii_digit()) && version.parse::<i64>().is_ok_and(|number| number > 0);
-    if !is_number {
-        return Err(InferError::InvalidRequest(format!(
-            "failed to get model version from specified version string '{version}': it should be an integral value > 0"
-        )));
-    }
-    if version == VERSION {
-        return Ok(());
-    }
-    Err(InferError::NotFound(format!("Request for unknown model: '{name}' version {version} is not found")))
 }

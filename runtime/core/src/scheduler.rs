@@ -19,6 +19,7 @@ use crate::{
     engine::{Engine, EngineError, EngineInput, Execution, ExecutionTimings},
     inference::{InferError, NamedTensor},
     metrics::{ModelMetrics, RequestTimings},
+    model_key::ModelName,
     signature::{CheckedInputs, Signature},
     split::split_outputs,
     tensor::Tensor,
@@ -41,7 +42,7 @@ pub struct SchedulerConfig {
     /// Limits of the queue.
     pub batcher: BatcherConfig,
     /// Name for texts and threads.
-    pub model: String,
+    pub model: ModelName,
     /// Where executions are recorded.
     pub metrics: ModelMetrics,
     /// Called when an instance can never work again; the process should end.
@@ -220,7 +221,7 @@ impl Instance {
                 match split_outputs(execution.outputs, &rows) {
                     Ok(parts) => answer(batch, parts, (started, execution.timings)),
                     Err(message) => {
-                        tracing::warn!(model = self.shared.config.model, "{message}");
+                        tracing::warn!(model = self.shared.config.model.as_str(), "{message}");
                         self.run_each_alone(batch);
                     }
                 }
@@ -309,7 +310,7 @@ fn gather(batch: &[Waiting<Job>], is_batched: &[bool]) -> Vec<EngineInput> {
     inputs
 }
 
-fn infer_error(error: &EngineError, model: &str) -> InferError {
+fn infer_error(error: &EngineError, model: &ModelName) -> InferError {
     match error {
         EngineError::Refused(message) => {
             InferError::InvalidRequest(format!("model '{model}' refused the request: {message}"))

@@ -8,7 +8,9 @@ use std::sync::{
 };
 
 use crate::{
-    inference::{InferError, InferRequest, InferResponse, ModelMetadata, ServerMetadata},
+    inference::{InferError, InferRequest, InferResponse},
+    metadata::{ModelMetadata, ServerMetadata},
+    model_key::{ModelName, ModelVersion},
     repository::{ModelRepository, ModelState},
 };
 
@@ -89,25 +91,28 @@ impl InferenceService {
 
     /// Names of the models that this server knows, ready or not.
     #[must_use]
-    pub fn model_names(&self) -> Vec<String> {
+    pub fn model_names(&self) -> Vec<ModelName> {
         self.repository.list().into_iter().map(|(name, _)| name).collect()
     }
 
-    /// `Ok` when this model (and version) is ready and the server is not draining; `NotFound`, `NotReady` or `InvalidRequest`
-    /// otherwise.
-    pub fn model_readiness(&self, model: &str, version: Option<&str>) -> Result<(), InferError> {
+    /// `Ok` when this model (and version) is ready and the server is not draining; `NotFound` or `NotReady` otherwise.
+    pub fn model_readiness(&self, model: &ModelName, version: Option<ModelVersion>) -> Result<(), InferError> {
         self.repository.get(model, version)?;
         if self.is_draining() { Err(InferError::NotReady("the server is draining".into())) } else { Ok(()) }
     }
 
-    /// Facts about a model. Errors: `NotFound`, `NotReady` or `InvalidRequest`.
-    pub fn model_metadata(&self, model: &str, version: Option<&str>) -> Result<ModelMetadata, InferError> {
+    /// Facts about a model. Errors: `NotFound` or `NotReady`.
+    pub fn model_metadata(
+        &self,
+        model: &ModelName,
+        version: Option<ModelVersion>,
+    ) -> Result<ModelMetadata, InferError> {
         Ok(self.repository.get(model, version)?.metadata())
     }
 
     /// Checks the request against the model's signature, queues it and waits for the answer or the deadline.
     pub async fn infer(&self, request: InferRequest) -> Result<InferResponse, InferError> {
-        let model = self.repository.get(&request.model, request.version.as_deref())?;
+        let model = self.repository.get(&request.model, request.version)?;
         model.infer(request).await
     }
 }

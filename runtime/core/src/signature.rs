@@ -7,7 +7,7 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use crate::{
-    inference::{InferError, InferRequest, NamedTensor, TensorMetadata},
+    inference::{InferError, InferRequest, NamedTensor},
     tensor::{DataType, DataTypeExt as _, Tensor},
 };
 
@@ -64,52 +64,25 @@ pub struct CheckedInputs {
 }
 
 impl Signature {
-    /// Inputs as the protocol describes them.
-    #[must_use]
-    pub fn input_metadata(&self) -> Vec<TensorMetadata> {
-        self.inputs
-            .iter()
-            .map(|input| TensorMetadata {
-                name: input.name.clone(),
-                datatype: input.datatype,
-                shape: input.shape.clone(),
-                is_optional: input.is_optional,
-            })
-            .collect()
-    }
-
-    /// Outputs as the protocol describes them.
-    #[must_use]
-    pub fn output_metadata(&self) -> Vec<TensorMetadata> {
-        self.outputs
-            .iter()
-            .map(|output| TensorMetadata {
-                name: output.name.clone(),
-                datatype: output.datatype,
-                shape: output.shape.clone(),
-                is_optional: false,
-            })
-            .collect()
-    }
-
     /// Checks a request against the model and puts its inputs in order. The texts follow Triton's where clients look for them.
     pub fn check(&self, request: &mut InferRequest) -> Result<CheckedInputs, InferError> {
         let model = request.model.clone();
+        let model = model.as_str();
         self.check_output_names(request)?;
         let inputs = std::mem::take(&mut request.inputs);
-        self.check_input_names(&inputs, &model)?;
+        self.check_input_names(&inputs, model)?;
         let mut tensors: Vec<Option<Tensor>> = self.inputs.iter().map(|_| None).collect();
         for NamedTensor { name, tensor } in inputs {
             let position = self.inputs.iter().position(|input| input.name == name);
             let Some((slot, input)) = position.and_then(|at| Some((tensors.get_mut(at)?, self.inputs.get(at)?))) else {
                 return Err(invalid(format!("unexpected inference input '{name}' for model '{model}'")));
             };
-            Self::check_tensor(input, &tensor, &model)?;
+            Self::check_tensor(input, &tensor, model)?;
             if slot.replace(tensor).is_some() {
                 return Err(invalid(format!("input '{name}' is given more than once for model '{model}'")));
             }
         }
-        let rows = self.rows(&tensors, &model)?;
+        let rows = self.rows(&tensors, model)?;
         let key = self.max_batch_size.filter(|most| *most > 1).map(|_| self.batch_key(&tensors));
         Ok(CheckedInputs { tensors, rows, key })
     }
@@ -276,7 +249,7 @@ mod tests {
 
     fn check(inputs: Vec<NamedTensor>, outputs: &[&str]) -> Result<CheckedInputs, String> {
         let mut request = InferRequest {
-            model: "m".into(),
+            model: "m".parse().unwrap(),
             version: None,
             id: String::new(),
             inputs,

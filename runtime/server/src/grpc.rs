@@ -22,7 +22,12 @@ use h2::{RecvStream, server::SendResponse};
 use http::Request;
 use tonic::{Response, Status, codec::CompressionEncoding, service::Routes};
 use tonic_health::pb::health_server::HealthServer;
-use torchmodel_core::{inference::InferError, metrics::Metrics, service::InferenceService};
+use torchmodel_core::{
+    inference::InferError,
+    metrics::Metrics,
+    model_key::{ModelName, ModelVersion},
+    service::InferenceService,
+};
 
 use self::{
     infer::Infer,
@@ -42,7 +47,7 @@ use crate::{
         router::route,
         window::Window,
     },
-    protocol::{Limits, parse_version},
+    protocol::Limits,
 };
 
 /// The messages and stubs generated from `proto/inference.proto`.
@@ -119,6 +124,11 @@ fn routes(service: InferenceService) -> Routes {
     }
 }
 
+/// The name and version of a request about a model.
+fn requested(name: &str, version: &str) -> Result<(ModelName, Option<ModelVersion>), InferError> {
+    Ok((name.parse()?, ModelVersion::parse_requested(version)?))
+}
+
 /// The calls without tensors of the protocol's core.
 struct Inference {
     service: InferenceService,
@@ -142,8 +152,9 @@ impl GrpcInferenceService for Inference {
         request: tonic::Request<ModelReadyRequest>,
     ) -> Result<Response<ModelReadyResponse>, Status> {
         let request = request.into_inner();
-        let version = parse_version(&request.version).map_err(|error| status_of(&error))?;
-        let ready = match self.service.model_readiness(&request.name, version.as_deref()) {
+        let readiness = requested(&request.name, &request.version)
+            .and_then(|(name, version)| self.service.model_readiness(&name, version));
+        let ready = match readiness {
             Ok(()) => true,
             Err(InferError::NotFound(_) | InferError::NotReady(_)) => false,
             Err(error) => return Err(status_of(&error)),
@@ -163,8 +174,8 @@ impl GrpcInferenceService for Inference {
         request: tonic::Request<ModelMetadataRequest>,
     ) -> Result<Response<ModelMetadataResponse>, Status> {
         let request = request.into_inner();
-        let metadata = parse_version(&request.version)
-            .and_then(|version| self.service.model_metadata(&request.name, version.as_deref()))
+        let metadata = requested(&request.name, &request.version)
+            .and_then(|(name, version)| self.service.model_metadata(&name, version))
             .map_err(|error| status_of(&error))?;
         Ok(Response::new(encode::encode_model(metadata)))
     }

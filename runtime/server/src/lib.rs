@@ -8,6 +8,7 @@ pub mod admission;
 mod connection;
 pub mod grpc;
 mod http2;
+mod io_threads;
 mod port;
 pub mod protocol;
 mod rest;
@@ -27,7 +28,8 @@ use self::{
     connection::Port,
     grpc::GrpcHandler,
     http2::router::RouterHandler,
-    port::serve_port,
+    io_threads::IoThreads,
+    port::{Seats, serve_port},
     rest::{RestService, Routes},
 };
 use crate::{admission::Admission, protocol::Limits};
@@ -67,6 +69,8 @@ pub struct Serving {
     pub admission: Admission,
     /// Connections at one time, for each port.
     pub max_connections: usize,
+    /// Threads that serve the connections of both inference ports.
+    pub io_threads: usize,
     /// How long requests in flight may take after `shutdown`.
     pub drain_timeout: Duration,
 }
@@ -83,15 +87,19 @@ pub fn connections_within(open_files: u64) -> usize {
 pub async fn serve(listeners: Listeners, serving: Serving, shutdown: impl Future<Output = ()>) -> bool {
     let rest = RestService::new(Routes::Inference, &serving).into_router();
     let admin = RestService::new(Routes::Admin, &serving).into_router();
-    let Serving { service, metrics, limits, admission, max_connections, drain_timeout } = serving;
+    let Serving { service, metrics, limits, admission, max_connections, io_threads, drain_timeout } = serving;
     let (stop, stopped) = watch::channel(false);
     let admin = AdminThread::start(listeners.admin, router_port(admin, &admission), max_connections);
     let rest = router_port(rest, &admission);
     let handler = Arc::new(GrpcHandler::new(service, metrics, limits, admission.clone()));
     let grpc = Port { handler, router: None };
+    let threads = IoThreads::start(io_threads).inspect_err(|error| {
+        tracing::error!(%error, "no threads for connections could be started: they share one");
+    });
+    let seats = Seats { threads: threads.ok().map(Arc::new), max_connections };
     let mut inference = JoinSet::new();
-    inference.spawn(serve_port(listeners.rest, rest, max_connections, stopped.clone()));
-    inference.spawn(serve_port(listeners.grpc, grpc, max_connections, stopped));
+    inference.spawn(serve_port(listeners.rest, rest, seats.clone(), stopped.clone()));
+    inference.spawn(serve_port(listeners.grpc, grpc, seats, stopped));
     let trim = tokio::spawn(trim(admission));
     shutdown.await;
     stop.send_replace(true);
@@ -137,7 +145,7 @@ impl AdminThread {
         std::thread::Builder::new().name("admin".into()).spawn(move || {
             runtime.block_on(async {
                 match TcpListener::from_std(listener) {
-                    Ok(listener) => serve_port(listener, port, max_connections, stopped).await,
+                    Ok(listener) => serve_port(listener, port, Seats { threads: None, max_connections }, stopped).await,
                     Err(error) => tracing::error!(%error, "the port for metrics was not served"),
                 }
             });

@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
     time::sleep,
@@ -15,19 +15,29 @@ use tokio::{
 use crate::{
     connection::{self, Port},
     http2::Handler,
+    io_threads::IoThreads,
 };
 
 /// Wait after the system refused to accept, such as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// Where a port's connections are served, and how many.
+#[derive(Clone)]
+pub(crate) struct Seats {
+    /// The threads; `None` for the thread that accepts.
+    pub(crate) threads: Option<Arc<IoThreads>>,
+    /// Connections at one time.
+    pub(crate) max_connections: usize,
+}
+
 /// Accepts connections until `stopped`, then waits for those that are open.
 pub(crate) async fn serve_port<H: Handler>(
     listener: TcpListener,
     port: Port<H>,
-    max_connections: usize,
+    seats: Seats,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let permits = Arc::new(Semaphore::new(max_connections));
+    let permits = Arc::new(Semaphore::new(seats.max_connections));
     let mut connections = JoinSet::new();
     loop {
         let accept = async {
@@ -42,10 +52,24 @@ pub(crate) async fn serve_port<H: Handler>(
         match accepted {
             Ok((stream, _)) => {
                 let (port, stopped) = (port.clone(), stopped.clone());
-                connections.spawn(async move {
-                    connection::serve(stream, port, stopped).await;
-                    drop(permit);
-                });
+                let Some(seat) = seats.threads.as_ref().map(|threads| threads.seat()) else {
+                    connections.spawn(async move {
+                        connection::serve(stream, port, stopped).await;
+                        drop(permit);
+                    });
+                    continue;
+                };
+                // The socket belongs to the thread that polls it.
+                let Ok(stream) = stream.into_std() else { continue };
+                let handle = seat.handle.clone();
+                let serve = async move {
+                    match TcpStream::from_std(stream) {
+                        Ok(stream) => connection::serve(stream, port, stopped).await,
+                        Err(error) => tracing::warn!(%error, "could not serve a connection"),
+                    }
+                    drop((permit, seat));
+                };
+                connections.spawn_on(serve, &handle);
             }
             Err(error) => {
                 tracing::warn!(%error, "could not accept a connection");

@@ -56,20 +56,6 @@ pub fn too_many(what: &str, most: usize) -> String {
 /// Longest deadline that is kept; a longer one means to wait for ever, which is this, too.
 const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A model's version as the wire spells it: empty for the newest, else a whole number above zero (Triton's rule and words).
-pub fn parse_version(text: &str) -> Result<Option<String>, InferError> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let number = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<i64>().ok()).flatten();
-    match number {
-        Some(number) if number > 0 => Ok(Some(number.to_string())),
-        _ => Err(InferError::InvalidRequest(format!(
-            "failed to get model version from specified version string '{text}', version should be an integral value > 0"
-        ))),
-    }
-}
-
 /// The instant `timeout` after `start`, for a timeout of any length.
 #[must_use]
 pub fn deadline_after(start: Instant, timeout: Duration) -> Option<Instant> {
@@ -299,7 +285,7 @@ mod tests {
 
     fn request() -> InferRequest {
         InferRequest {
-            model: "m".into(),
+            model: "m".parse().unwrap(),
             version: None,
             id: String::new(),
             inputs: vec![],
@@ -312,17 +298,6 @@ mod tests {
     fn with_parameter(name: &str, value: Parameter) -> Result<InferRequest, InferError> {
         let parameters = Parameters::from([(name.to_owned(), value)]);
         finish_request(InferRequest { parameters, ..request() }, Instant::now())
-    }
-
-    #[test]
-    fn a_version_is_empty_or_a_whole_number_above_zero() {
-        assert_eq!(parse_version(""), Ok(None));
-        assert_eq!(parse_version("7"), Ok(Some("7".into())));
-        assert_eq!(parse_version("007"), Ok(Some("7".into())));
-        for wrong in ["0", "-1", "1x", "+1", "abc", " 1", "99999999999999999999"] {
-            let error = parse_version(wrong).unwrap_err().to_string();
-            assert!(error.contains("version should be an integral value > 0"), "{wrong}: {error}");
-        }
     }
 
     #[test]

@@ -26,10 +26,13 @@ use axum::{Router, body::Body, extract::Request};
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use serde_json::{Value, json};
 use torchmodel_core::{
-    inference::{InferError, ModelMetadata, TensorMetadata},
+    inference::InferError,
+    metadata::ModelMetadata,
     metrics::Metrics,
+    model_key::{ModelName, ModelVersion},
     service::InferenceService,
-    tensor::DataTypeExt,
+    signature::{InputSignature, OutputSignature},
+    tensor::{DataType, DataTypeExt},
 };
 
 use self::{
@@ -116,7 +119,7 @@ impl RestService {
             Route::ServerMetadata => Ok(server_metadata(app)),
             Route::Live => Ok(live(app)),
             Route::Ready => Ok(ready(app)),
-            Route::Models => Ok(Answer::json(StatusCode::OK, &json!({ "models": app.service.model_names() }))),
+            Route::Models => Ok(model_list(app)),
             Route::ModelMetadata(path) => Target::of(path).and_then(|target| model_metadata(app, &target)),
             Route::ModelReady(path) => Target::of(path).and_then(|target| model_ready(app, &target)),
             Route::Metrics => {
@@ -148,16 +151,21 @@ fn server_metadata(app: &App) -> Answer {
     Answer::json(StatusCode::OK, &body)
 }
 
+fn model_list(app: &App) -> Answer {
+    let names = app.service.model_names();
+    Answer::json(StatusCode::OK, &json!({ "models": names.iter().map(ModelName::as_str).collect::<Vec<_>>() }))
+}
+
 fn model_metadata(app: &App, target: &Target) -> Result<Answer, RestError> {
-    let metadata = app.service.model_metadata(&target.model, target.version.as_deref())?;
+    let metadata = app.service.model_metadata(&target.model, target.version)?;
     Ok(Answer::json(StatusCode::OK, &metadata_json(&metadata)))
 }
 
 fn model_ready(app: &App, target: &Target) -> Result<Answer, RestError> {
-    match app.service.model_readiness(&target.model, target.version.as_deref()) {
-        Ok(()) => Ok(Answer::json(StatusCode::OK, &json!({ "name": target.model, "ready": true }))),
+    match app.service.model_readiness(&target.model, target.version) {
+        Ok(()) => Ok(Answer::json(StatusCode::OK, &json!({ "name": target.model.as_str(), "ready": true }))),
         Err(InferError::NotReady(reason)) => {
-            let body = json!({ "name": target.model, "ready": false, "reason": reason, "error": reason });
+            let body = json!({ "name": target.model.as_str(), "ready": false, "reason": reason, "error": reason });
             Ok(Answer::json(StatusCode::SERVICE_UNAVAILABLE, &body))
         }
         Err(error) => Err(error.into()),
@@ -165,12 +173,22 @@ fn model_ready(app: &App, target: &Target) -> Result<Answer, RestError> {
 }
 
 fn metadata_json(metadata: &ModelMetadata) -> Value {
+    let input = |input: &InputSignature| {
+        let mut json = tensor_json(&input.name, input.datatype, input.shape.as_deref());
+        if input.is_optional
+            && let Some(json) = json.as_object_mut()
+        {
+            json.insert("optional".into(), Value::Bool(true));
+        }
+        json
+    };
+    let output = |output: &OutputSignature| tensor_json(&output.name, output.datatype, output.shape.as_deref());
     let mut body = json!({
-        "name": metadata.name,
-        "versions": metadata.versions,
+        "name": metadata.name.as_str(),
+        "versions": metadata.versions.iter().map(ModelVersion::to_string).collect::<Vec<_>>(),
         "platform": metadata.platform,
-        "inputs": metadata.inputs.iter().map(tensor_json).collect::<Vec<_>>(),
-        "outputs": metadata.outputs.iter().map(tensor_json).collect::<Vec<_>>(),
+        "inputs": metadata.inputs.iter().map(input).collect::<Vec<_>>(),
+        "outputs": metadata.outputs.iter().map(output).collect::<Vec<_>>(),
     });
     if !metadata.properties.is_empty()
         && let Some(body) = body.as_object_mut()
@@ -182,16 +200,6 @@ fn metadata_json(metadata: &ModelMetadata) -> Value {
 
 /// One input or output. The protocol has no words for a datatype or a rank that is not known; both fields are always there,
 /// because generated clients ask for them: an unknown datatype is empty, an unknown shape is one dimension of any size.
-fn tensor_json(tensor: &TensorMetadata) -> Value {
-    let mut body = json!({
-        "name": tensor.name,
-        "datatype": tensor.datatype.map_or("", DataTypeExt::as_str),
-        "shape": tensor.shape.as_deref().unwrap_or(&[-1]),
-    });
-    if tensor.is_optional
-        && let Some(body) = body.as_object_mut()
-    {
-        body.insert("optional".into(), Value::Bool(true));
-    }
-    body
+fn tensor_json(name: &str, datatype: Option<DataType>, shape: Option<&[i64]>) -> Value {
+    json!({ "name": name, "datatype": datatype.map_or("", DataTypeExt::as_str), "shape": shape.unwrap_or(&[-1]) })
 }

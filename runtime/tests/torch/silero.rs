@@ -77,7 +77,7 @@ async fn a_stateful_method_keeps_its_state_between_requests_and_starts_as_saved(
     let spec = "{inputs: [{name: x, datatype: FP32, shape: [1, 512]}], batching: {maxBatchSize: 8}, instances: 4, \
                 warmup: {inputs: [{name: sr, fill: '16000'}]}}";
     let mut served = serve(load(&demo_file("silero_vad.jit"), spec).unwrap()).await;
-    let metadata = served.service.model_metadata("m", None).unwrap();
+    let metadata = served.service.model_metadata(&"m".parse().unwrap(), None).unwrap();
     assert_eq!(metadata.properties["stateful"], "true");
     assert!(!metadata.properties.contains_key("max_batch_size"), "a stateful model is never batched");
     let module = CModule::load(demo_file("silero_vad.jit")).unwrap();

@@ -16,10 +16,11 @@ use torchmodel_core::{
     engine::EngineLoader as _,
     inference::{InferError, InferRequest, InferResponse, NamedTensor, Parameters},
     metrics::Metrics,
-    model::Model,
-    repository::{ModelRepository, ModelState, VERSION},
+    model_key::ModelVersion,
+    repository::{ModelRepository, ModelState},
     service::InferenceService,
     tensor::{DataType, Tensor},
+    version::Version,
 };
 use torchmodel_crds::{Failure, ModelSpec};
 use torchmodel_server::{
@@ -44,17 +45,18 @@ pub struct Served {
 }
 
 /// Loads the archive at `path` as `spec` (YAML) says; the model is called `m`.
-pub fn load(path: &Path, spec: &str) -> Result<(Model, Metrics), Failure> {
+pub fn load(path: &Path, spec: &str) -> Result<(Version, Metrics), Failure> {
     let spec: ModelSpec = serde_yaml::from_str(spec).unwrap();
     let config = ModelConfig::check(&spec, Some("m".into())).unwrap();
     let loaded = TorchLoader::new(vec![tch::Device::Cpu]).load(path, &config)?;
     let metrics = Metrics::new();
-    let model = Model::start(loaded, config, metrics.model("m", VERSION), Arc::new(|failure| panic!("{failure:?}")))?;
+    let recorded = metrics.model(&config.name, ModelVersion::FIRST);
+    let model = Version::start(loaded, config, recorded, Arc::new(|failure| panic!("{failure:?}")))?;
     Ok((model, metrics))
 }
 
 /// The same for TorchScript source with FP32 buffers.
-pub fn load_source(source: &str, buffers: &[(&str, f32)], spec: &str) -> Result<(Model, Metrics), Failure> {
+pub fn load_source(source: &str, buffers: &[(&str, f32)], spec: &str) -> Result<(Version, Metrics), Failure> {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("m.pt");
     torch_shim::define_module(source, buffers, &path).unwrap();
@@ -62,9 +64,9 @@ pub fn load_source(source: &str, buffers: &[(&str, f32)], spec: &str) -> Result<
 }
 
 /// Serves a loaded model on free ports.
-pub async fn serve((model, metrics): (Model, Metrics)) -> Served {
+pub async fn serve((model, metrics): (Version, Metrics)) -> Served {
     let repository = Arc::new(ModelRepository::default());
-    repository.set("m", ModelState::Ready(Arc::new(model)));
+    repository.set(&"m".parse().unwrap(), ModelState::Ready(Arc::new(model)));
     let service = InferenceService::new(repository);
     let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
     let listeners = Listeners { rest: bind().await, grpc: bind().await, admin: bind().await };
@@ -77,6 +79,7 @@ pub async fn serve((model, metrics): (Model, Metrics)) -> Served {
         limits: Limits::default(),
         admission: Admission::new(usize::MAX),
         max_connections: 1000,
+        io_threads: 2,
         drain_timeout: Duration::from_secs(10),
     };
     let server = tokio::spawn(server::serve(listeners, serving, async { drop(stopped.await) }));
@@ -131,7 +134,7 @@ impl Served {
 /// A request for the model `m`.
 pub fn request(inputs: Vec<NamedTensor>) -> InferRequest {
     InferRequest {
-        model: "m".into(),
+        model: "m".parse().unwrap(),
         version: None,
         id: String::new(),
         inputs,
@@ -142,7 +145,7 @@ pub fn request(inputs: Vec<NamedTensor>) -> InferRequest {
 }
 
 /// Asks a model without any protocol.
-pub async fn ask(model: &Model, inputs: Vec<NamedTensor>) -> Result<InferResponse, InferError> {
+pub async fn ask(model: &Version, inputs: Vec<NamedTensor>) -> Result<InferResponse, InferError> {
     model.infer(request(inputs)).await
 }
 

@@ -71,7 +71,7 @@ impl EngineLoader for TorchLoader {
 }
 
 fn announce(facts: &ModuleFacts, method: &Method, config: &ModelConfig, device: tch::Device) {
-    let model = &config.name;
+    let model = config.name.as_str();
     tracing::info!(
         model,
         device = device::name(device),
@@ -142,7 +142,7 @@ impl Engine for TorchEngine {
                     Ok(execution) => execution,
                     Err(EngineError::Refused(why)) if self.config.warmup.inputs.is_empty() => {
                         tracing::warn!(
-                            model = self.config.name,
+                            model = self.config.name.as_str(),
                             "warm-up skipped: the model refuses zeros ({why}); give model.warmup.inputs values that it takes, or \
                              the first requests will be slow"
                         );
@@ -154,7 +154,7 @@ impl Engine for TorchEngine {
             }
         }
         let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(model = self.config.name, runs = runs.len(), elapsed_ms, "warmed up");
+        tracing::info!(model = self.config.name.as_str(), runs = runs.len(), elapsed_ms, "warmed up");
         Ok(self.binding.signature().clone())
     }
 

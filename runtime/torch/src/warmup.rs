@@ -49,7 +49,7 @@ pub fn plan(config: &ModelConfig, signature: &Signature) -> Result<Vec<Vec<Engin
                 }
                 Err(why) if warmup.inputs.is_empty() => {
                     tracing::warn!(
-                        model = config.name,
+                        model = config.name.as_str(),
                         "warm-up skipped: input '{}' {why}; declare it in model.inputs or give model.warmup.inputs a shape, \
                          or the first requests will be slow",
                         input.name

@@ -11,7 +11,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::ResourceExt as _;
-use torchmodel_crds::{Failure, FailurePhase, FailureReason, LastFailure, TorchModelStatus};
+use torchmodel_crds::{Failure, FailurePhase, FailureReason, LastFailure, TorchModelStatus, redact_uris};
 
 use super::Rollout;
 use crate::controller::build::{CONTAINER, TEMPLATE_LABEL};
@@ -69,8 +69,8 @@ fn report(failure: Failure, now: &Time, complete: impl FnOnce(LastFailure) -> La
     complete(LastFailure {
         phase,
         reason,
-        message,
-        hint,
+        message: redact_uris(&message),
+        hint: redact_uris(&hint),
         pod: None,
         node: None,
         exit_code: None,

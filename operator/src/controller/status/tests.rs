@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
-use torchmodel_crds::{Failure, FailureReason};
+use torchmodel_crds::{Failure, FailurePhase, FailureReason, schema::Violation};
 
 use super::*;
 use crate::controller::{
@@ -257,7 +257,8 @@ fn a_rollout_past_its_deadline_is_stalled_and_one_whose_pods_are_refused_says_wh
 fn an_invalid_spec_is_stalled_while_what_ran_stays_available() {
     let mut world = World::new(deployment(1, 1, 1), &[]);
     world.dereferenced.existing.deployment = Some(Arc::new(world.children.deployment.clone()));
-    let error = ReconcileError::Validate(validate::Error::Rules(vec!["set exactly one of them".to_owned()]));
+    let violation = Violation { path: "spec.source".to_owned(), message: "set exactly one of them".to_owned() };
+    let error = ReconcileError::Validate(validate::Error::Violations(vec![violation]));
     let status = compute_status(&world.dereferenced, Err(&error), &world.previous, &time(0));
     let expected = [
         "Ready=False SpecInvalid",
@@ -270,5 +271,22 @@ fn an_invalid_spec_is_stalled_while_what_ran_stays_available() {
     ];
     assert_eq!(summary(&status), expected);
     let ready = conditions::find(&status.conditions, conditions::READY).unwrap();
-    assert_eq!(ready.message, "set exactly one of them; correct the manifest; the message names the field");
+    assert_eq!(
+        ready.message,
+        "spec.source: set exactly one of them; correct the manifest; the message names the field"
+    );
+}
+
+#[test]
+fn a_presigned_uri_is_shown_without_its_signature() {
+    let uri = "https://user:hunter2@store/vad.pt?X-Amz-Signature=hunter2";
+    let said = Failure::new(FailurePhase::Fetch, FailureReason::AccessDenied, format!("GET {uri}: 403 Forbidden"));
+    let terminated = json!({"state": {"terminated": {"exitCode": 20, "message": said.to_line()}}});
+    let mut world = World::new(deployment(0, 0, 0), &[container(&terminated)]);
+    let source = &mut world.dereferenced.model.as_mut().unwrap().spec.source;
+    (source.uri, source.sha256) = (Some(uri.to_owned()), Some("a".repeat(64)));
+    let status = world.status(0);
+    assert_eq!(status.artifact.as_ref().unwrap().uri, "https://store/vad.pt");
+    assert_eq!(status.last_failure.as_ref().unwrap().message, "GET https://store/vad.pt: 403 Forbidden");
+    assert!(!serde_json::to_string(&status).unwrap().contains("hunter2"));
 }

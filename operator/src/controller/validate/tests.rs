@@ -28,7 +28,10 @@ fn an_accelerator_takes_the_cuda_image_and_becomes_a_limit() {
 #[test]
 fn an_object_older_than_a_rule_is_refused_with_the_rules_sentence() {
     let error = check(&json!({"source": {"uri": "https://example.com/vad.pt"}})).unwrap_err();
-    assert!(error.to_string().starts_with("source.sha256 is required for an http:// or https:// source"), "{error}");
+    assert!(
+        error.to_string().starts_with("spec.source: source.sha256 is required for an http:// or https:// source"),
+        "{error}"
+    );
     let error = check(&json!({"source": {}, "drain": {"timeout": "2h"}})).unwrap_err().to_string();
     assert!(error.contains("exactly one") && error.contains("drain.timeout must be at most 1h"), "{error}");
 }

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use torchmodel_crds::{FailurePhase, FailureReason, ModelSource, VolumeSource};
 
-use crate::{Puller, digest, source};
+use crate::{Puller, digest, read_file, source};
 
 #[tokio::test]
 async fn a_local_file_is_verified_where_it_is() {
@@ -19,6 +19,18 @@ async fn a_local_file_is_verified_where_it_is() {
     let without = puller.pull(&source(path.to_str().unwrap(), None)).await.unwrap();
     assert_eq!(without.sha256, digest(b"model"));
     assert!(!puller.options.cache_dir.exists(), "a local file needs no cache");
+}
+
+#[tokio::test]
+async fn what_was_verified_stays_readable_when_the_path_names_another_file() {
+    let puller = Puller::new();
+    let path = puller.dir.path().join("model.pt");
+    std::fs::write(&path, "model").unwrap();
+    let artifact = puller.pull(&source(path.to_str().unwrap(), Some(b"model"))).await.unwrap();
+    let other = puller.dir.path().join("other.pt");
+    std::fs::write(&other, "other").unwrap();
+    std::fs::rename(&other, &path).unwrap();
+    assert_eq!(read_file(&artifact), b"model");
 }
 
 #[tokio::test]

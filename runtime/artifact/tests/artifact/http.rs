@@ -7,7 +7,7 @@ use std::time::Duration;
 use torchmodel_crds::{FailurePhase, FailureReason, ModelSource};
 
 use crate::server::{FaultServer, Reply};
-use crate::{Puller, await_condition, content, digest, read, source};
+use crate::{Puller, await_condition, content, digest, read, read_file, source};
 
 const SIZE: usize = 300_000;
 const CUT: usize = 100_000;
@@ -33,14 +33,18 @@ async fn a_file_is_fetched_once_and_then_comes_from_the_cache() {
     let (puller, bytes) = (Puller::new(), content(SIZE, 1));
     let server = FaultServer::start([Reply::file(&bytes, "1")]).await;
     let first = puller.pull(&at(&server, &bytes)).await.unwrap();
+    assert!(read_file(&first) == bytes, "fetched: the descriptor that was written");
     assert_eq!(first.path, puller.options.cache_dir.join("blobs/sha256").join(digest(&bytes)));
     assert_eq!((first.size_bytes, read(&first.path) == bytes), (SIZE as u64, true));
     assert_eq!(first.path.metadata().unwrap().permissions().mode() & 0o222, 0, "a blob is read-only");
     assert!(puller.partial().is_empty());
 
-    assert_eq!(puller.pull(&at(&server, &bytes)).await.unwrap(), first);
+    assert_eq!(puller.pull(&at(&server, &bytes)).await.unwrap().path, first.path);
     let elsewhere = source("http://models.invalid/mirror.pt", Some(&bytes));
-    assert_eq!(puller.pull(&elsewhere).await.unwrap().path, first.path);
+    let again = puller.pull(&elsewhere).await.unwrap();
+    assert_eq!(again.path, first.path);
+    std::fs::remove_file(&first.path).unwrap();
+    assert!(read_file(&again) == bytes, "cached: the descriptor that was hashed");
     assert_eq!(server.seen().len(), 1);
 }
 

@@ -52,7 +52,7 @@ async fn without_digest_an_object_is_sent_again_only_when_its_tag_changed() {
     let source = at(&server, None);
     let first = puller.pull(&source).await.unwrap();
     assert_eq!(first.sha256, digest(&old));
-    assert_eq!(puller.pull(&source).await.unwrap(), first);
+    assert_eq!(puller.pull(&source).await.unwrap().path, first.path);
     assert_eq!(server.seen_header("if-none-match"), [None, Some("\"old\"".to_owned())]);
 
     server.then([Reply::file(&new, "new")]);

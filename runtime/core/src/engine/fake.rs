@@ -12,10 +12,11 @@ use crate::{
     engine::{Engine, EngineError, EngineInput, Execution, ExecutionTimings, LoadedModel},
     inference::NamedTensor,
     metrics::Metrics,
-    model::Model,
-    repository::{ModelRepository, ModelState, VERSION},
+    model_key::ModelVersion,
+    repository::{ModelRepository, ModelState},
     signature::{InputSignature, OutputSignature, Signature},
     tensor::Tensor,
+    version::Version,
 };
 
 /// What a fake model computes: the inputs that are there, in the signature's order, to its outputs.
@@ -114,6 +115,7 @@ impl FakeModel {
     /// The configuration's, or the thread's that could not start.
     pub fn serve(self, repository: &ModelRepository, metrics: &Metrics) -> Result<(), String> {
         let config = ModelConfig::check(&self.spec, Some(self.name.clone()))?;
+        let name = config.name.clone();
         let engines = (0..config.instances)
             .map(|_| {
                 let engine = FakeEngine { signature: self.signature.clone(), compute: Arc::clone(&self.compute) };
@@ -121,9 +123,9 @@ impl FakeModel {
             })
             .collect();
         let loaded = LoadedModel { signature: self.signature, engines };
-        let model = Model::start(loaded, config, metrics.model(&self.name, VERSION), Arc::new(|_| {}));
+        let model = Version::start(loaded, config, metrics.model(&name, ModelVersion::FIRST), Arc::new(|_| {}));
         let model = model.map_err(|failure| failure.message)?;
-        repository.set(&self.name, ModelState::Ready(Arc::new(model)));
+        repository.set(&name, ModelState::Ready(Arc::new(model)));
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::*;
 use crate::{
     metrics::Metrics,
+    model_key::ModelVersion,
     tensor::{DataType, Tensor},
 };
 
@@ -27,8 +28,8 @@ fn scheduler(engine: impl Engine + 'static) -> (Scheduler, mpsc::Receiver<Failur
     let (report, fatal) = mpsc::channel();
     let config = SchedulerConfig {
         batcher: BatcherConfig { max_rows: 1, max_delay: Duration::ZERO, max_queue: 8 },
-        model: "m".to_owned(),
-        metrics: Metrics::new().model("m", "1"),
+        model: "m".parse().unwrap(),
+        metrics: Metrics::new().model(&"m".parse().unwrap(), ModelVersion::FIRST),
         on_fatal: Arc::new(move |failure| drop(report.send(failure))),
     };
     (Scheduler::start(vec![Box::new(engine)], config).unwrap().0, fatal)

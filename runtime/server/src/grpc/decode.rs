@@ -8,6 +8,7 @@ use std::{collections::HashMap, time::Instant};
 use bytes::Bytes;
 use torchmodel_core::{
     inference::{InferError, InferRequest, NamedTensor, Parameter, Parameters},
+    model_key::{ModelName, ModelVersion},
     slab::SlabMut,
     tensor::{DataType, DataTypeExt},
 };
@@ -18,7 +19,7 @@ use super::proto::{
 };
 use crate::{
     admission::Reservation,
-    protocol::{InputHead, Limits, finish_request, parse_version, refuse_tensor_parameter},
+    protocol::{InputHead, Limits, finish_request, refuse_tensor_parameter},
 };
 
 /// When a message arrived, until when it is to be answered, and what it may ask.
@@ -39,8 +40,9 @@ pub(super) fn decode(
     reservation: &mut Reservation,
 ) -> Result<InferRequest, InferError> {
     let Decoding { arrival, deadline, limits } = *decoding;
-    let model = message.model_name;
-    let version = parse_version(&message.model_version)?;
+    let name: ModelName = message.model_name.parse()?;
+    let version = ModelVersion::parse_requested(&message.model_version)?;
+    let model = name.as_str();
     let is_raw = !message.raw_input_contents.is_empty();
     if message.raw_input_contents.len() > message.inputs.len() {
         return Err(InferError::InvalidRequest(format!(
@@ -54,7 +56,7 @@ pub(super) fn decode(
         for parameter in input.parameters.keys() {
             refuse_tensor_parameter("input", &input.name, parameter)?;
         }
-        let head = InputHead::new(&model, &input.name, &input.datatype, &input.shape)?;
+        let head = InputHead::new(model, &input.name, &input.datatype, &input.shape)?;
         let expected = head.element_count(limits)?;
         let data = if is_raw {
             raw_data(&head, &input, raw.next())?
@@ -78,7 +80,7 @@ pub(super) fn decode(
         outputs,
         parameters: decode_parameters(message.parameters)?,
         deadline,
-        model,
+        model: name,
     };
     finish_request(request, arrival)
 }

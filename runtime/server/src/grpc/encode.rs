@@ -18,8 +18,10 @@ use prost::{
     encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
 };
 use torchmodel_core::{
-    inference::{self, InferError, InferResponse, ModelMetadata, Parameter, Parameters, ServerMetadata},
-    tensor::DataTypeExt,
+    inference::{InferError, InferResponse, Parameter, Parameters},
+    metadata::{ModelMetadata, ServerMetadata},
+    model_key::ModelVersion,
+    tensor::{DataType, DataTypeExt},
 };
 
 use super::{
@@ -61,8 +63,8 @@ pub(super) fn encode(response: InferResponse) -> Result<Encoded, InferError> {
         tensors.push(data);
     }
     let head = ModelInferResponse {
-        model_name: response.model,
-        model_version: response.version,
+        model_name: response.model.to_string(),
+        model_version: response.version.to_string(),
         id: response.id,
         parameters: encode_parameters(response.parameters),
         outputs,
@@ -163,21 +165,29 @@ pub(super) fn encode_server(metadata: ServerMetadata) -> ServerMetadataResponse 
 /// The message of a model's metadata.
 pub(super) fn encode_model(metadata: ModelMetadata) -> ModelMetadataResponse {
     ModelMetadataResponse {
-        name: metadata.name,
-        versions: metadata.versions,
+        name: metadata.name.to_string(),
+        versions: metadata.versions.iter().map(ModelVersion::to_string).collect(),
         platform: metadata.platform,
-        inputs: metadata.inputs.into_iter().map(encode_tensor).collect(),
-        outputs: metadata.outputs.into_iter().map(encode_tensor).collect(),
+        inputs: metadata
+            .inputs
+            .into_iter()
+            .map(|input| encode_tensor(input.name, input.datatype, input.shape))
+            .collect(),
+        outputs: metadata
+            .outputs
+            .into_iter()
+            .map(|output| encode_tensor(output.name, output.datatype, output.shape))
+            .collect(),
         properties: metadata.properties.into_iter().collect(),
     }
 }
 
 /// As in REST: an unknown datatype is empty, an unknown shape is one dimension of any size.
-fn encode_tensor(tensor: inference::TensorMetadata) -> TensorMetadata {
+fn encode_tensor(name: String, datatype: Option<DataType>, shape: Option<Vec<i64>>) -> TensorMetadata {
     TensorMetadata {
-        name: tensor.name,
-        datatype: tensor.datatype.map_or("", DataTypeExt::as_str).to_owned(),
-        shape: tensor.shape.unwrap_or_else(|| vec![-1]),
+        name,
+        datatype: datatype.map_or("", DataTypeExt::as_str).to_owned(),
+        shape: shape.unwrap_or_else(|| vec![-1]),
     }
 }
 
@@ -199,8 +209,8 @@ mod tests {
             NamedTensor { name: format!("output of {size}"), tensor: tensor.unwrap() }
         };
         InferResponse {
-            model: "m".into(),
-            version: "1".into(),
+            model: "m".parse().unwrap(),
+            version: ModelVersion::parse_requested("1").unwrap().unwrap(),
             id: "id".into(),
             outputs: sizes.iter().map(output).collect(),
             parameters: Parameters::from([("p".to_owned(), Parameter::Bool(true))]),

@@ -27,7 +27,7 @@ impl HealthOf {
         let is_ready = if name.is_empty() || name == SERVICE_NAME {
             self.0.readiness().is_ok()
         } else {
-            match self.0.model_readiness(name, None) {
+            match self.0.model_readiness(&name.parse().ok()?, None) {
                 Err(InferError::NotFound(_)) => return None,
                 result => result.is_ok(),
             }

@@ -13,6 +13,8 @@ use tonic::Status;
 use torchmodel_core::{
     inference::{InferError, InferRequest},
     metrics::{Metrics, Protocol},
+    model_key::ModelName,
+    outcome::Outcome,
     service::InferenceService,
 };
 
@@ -55,12 +57,12 @@ pub(super) struct Infer {
 /// Why a call is not answered with outputs, and the metrics' word for it.
 struct Refusal {
     status: Status,
-    outcome: &'static str,
+    outcome: Outcome,
 }
 
 impl From<InferError> for Refusal {
     fn from(error: InferError) -> Self {
-        Self { outcome: error.reason(), status: status_of(&error) }
+        Self { outcome: error.outcome(), status: status_of(&error) }
     }
 }
 
@@ -68,7 +70,9 @@ impl From<WalkError> for Refusal {
     fn from(error: WalkError) -> Self {
         match error {
             WalkError::Invalid(text) => InferError::InvalidRequest(text).into(),
-            WalkError::TooLarge(text) => Self { status: Status::resource_exhausted(text), outcome: "invalid_request" },
+            WalkError::TooLarge(text) => {
+                Self { status: Status::resource_exhausted(text), outcome: Outcome::InvalidRequest }
+            }
             WalkError::Admission(error) => error.into(),
         }
     }
@@ -77,9 +81,9 @@ impl From<WalkError> for Refusal {
 impl From<AdmissionError> for Refusal {
     fn from(error: AdmissionError) -> Self {
         let outcome = match error {
-            AdmissionError::Full { .. } => "overloaded",
+            AdmissionError::Full { .. } => Outcome::Overloaded,
             // The client stopped sending.
-            AdmissionError::Timeout => "canceled",
+            AdmissionError::Timeout => Outcome::Canceled,
         };
         Self { outcome, status: status_of(&error.into()) }
     }
@@ -129,13 +133,13 @@ impl CallHead {
 struct Count<'a> {
     metrics: &'a Metrics,
     start: Instant,
-    model: String,
-    outcome: &'static str,
+    model: Option<ModelName>,
+    outcome: Outcome,
 }
 
 impl Drop for Count<'_> {
     fn drop(&mut self) {
-        self.metrics.record_response(Protocol::Grpc, &self.model, self.outcome, self.start.elapsed());
+        self.metrics.record_response(Protocol::Grpc, self.model.as_ref(), self.outcome, self.start.elapsed());
     }
 }
 
@@ -149,11 +153,11 @@ impl Infer {
     ) -> Option<Unsent> {
         let (parts, stream) = request.into_parts();
         let start = Instant::now();
-        let mut count = Count { metrics: &self.metrics, start, model: String::new(), outcome: "canceled" };
+        let mut count = Count { metrics: &self.metrics, start, model: None, outcome: Outcome::Canceled };
         let head = match CallHead::read(&parts) {
             Ok(head) => head,
             Err(response) => {
-                count.outcome = "invalid_request";
+                count.outcome = Outcome::InvalidRequest;
                 return send_bytes(&mut respond, *response);
             }
         };
@@ -172,7 +176,7 @@ impl Infer {
         };
         match result {
             Ok((encoded, reservation)) => {
-                count.outcome = "ok";
+                count.outcome = Outcome::Ok;
                 send_outputs(&mut respond, encoded, reservation, encoding)
             }
             Err(refusal) => {
@@ -187,7 +191,7 @@ impl Infer {
         stream: RecvStream,
         head: CallHead,
         window: Window,
-        model: &mut String,
+        model: &mut Option<ModelName>,
     ) -> Result<(Encoded, Reservation), Refusal> {
         let reader = MessageReader::new(self.admission.clone(), self.limits.max_request_bytes, head.encoding);
         let message = receive(stream, reader, &window).await?;
@@ -214,22 +218,22 @@ impl Infer {
 }
 
 /// Decodes what was received. Gives the model's name also where the rest is wrong.
-fn decode(walked: Walked, decoding: &Decoding) -> (String, Result<InferRequest, InferError>) {
+fn decode(walked: Walked, decoding: &Decoding) -> (Option<ModelName>, Result<InferRequest, InferError>) {
     let Walked { raw, rest, mut reservation, .. } = walked;
-    let invalid = |text: String| (String::new(), Err(InferError::InvalidRequest(text)));
+    let invalid = |text: String| (None, Err(InferError::InvalidRequest(text)));
     // What prost makes of typed contents, and the tensors made of that.
     let decoded_bytes = match bounds::measure(&rest) {
         Ok(bytes) => bytes,
         Err(text) => return invalid(text),
     };
     if let Err(error) = reservation.grow_within(decoded_bytes.saturating_mul(2)) {
-        return (String::new(), Err(error.into()));
+        return (None, Err(error.into()));
     }
     // `bytes` fields are slices of what was received.
     match ModelInferRequest::decode(Bytes::from(rest)) {
         Ok(mut message) => {
             message.raw_input_contents = raw;
-            (message.model_name.clone(), decode::decode(message, decoding, &mut reservation))
+            (message.model_name.parse().ok(), decode::decode(message, decoding, &mut reservation))
         }
         Err(error) => invalid(format!("failed to parse the request: {error}")),
     }
@@ -250,7 +254,7 @@ async fn receive(mut stream: RecvStream, mut reader: MessageReader, window: &Win
         let Some(data) = data.await? else { break };
         let data = data.map_err(|error| Refusal {
             status: Status::cancelled(format!("the call ended early: {error}")),
-            outcome: "canceled",
+            outcome: Outcome::Canceled,
         })?;
         reader.push(&data)?;
         drop(stream.flow_control().release_capacity(data.len()));
@@ -346,12 +350,12 @@ mod tests {
 
     #[test]
     fn every_refusal_has_its_code_and_its_word_in_the_metrics() {
-        let table: [(Refusal, Code, &str); 5] = [
-            (WalkError::Invalid("x".into()).into(), Code::InvalidArgument, "invalid_request"),
-            (WalkError::TooLarge("x".into()).into(), Code::ResourceExhausted, "invalid_request"),
-            (AdmissionError::Full { held: 1, maximum: 2 }.into(), Code::Unavailable, "overloaded"),
-            (AdmissionError::Timeout.into(), Code::DeadlineExceeded, "canceled"),
-            (InferError::NotFound("x".into()).into(), Code::NotFound, "not_found"),
+        let table: [(Refusal, Code, Outcome); 5] = [
+            (WalkError::Invalid("x".into()).into(), Code::InvalidArgument, Outcome::InvalidRequest),
+            (WalkError::TooLarge("x".into()).into(), Code::ResourceExhausted, Outcome::InvalidRequest),
+            (AdmissionError::Full { held: 1, maximum: 2 }.into(), Code::Unavailable, Outcome::Overloaded),
+            (AdmissionError::Timeout.into(), Code::DeadlineExceeded, Outcome::Canceled),
+            (InferError::NotFound("x".into()).into(), Code::NotFound, Outcome::NotFound),
         ];
         for (refusal, code, outcome) in table {
             assert_eq!((refusal.status.code(), refusal.outcome), (code, outcome));

@@ -6,7 +6,8 @@
 
 use bytes::{Buf, Bytes};
 use torchmodel_core::{
-    inference::{InferError, ModelMetadata},
+    inference::InferError,
+    metadata::ModelMetadata,
     metrics::Protocol,
     slab::{ALIGNMENT, SlabMut},
 };
@@ -142,7 +143,8 @@ impl Assembly {
             Some(_) => self.length.map(|length| length.saturating_sub(text.len())),
             None => Some(0),
         };
-        let reader = Reader { model: &self.head.model, limits: self.limits, reservation: &mut self.reservation };
+        let reader =
+            Reader { model: self.head.model.as_str(), limits: self.limits, reservation: &mut self.reservation };
         let plan = Plan::read(&self.head, &text, reader, available)?;
         let json_bytes = text.len();
         drop(text);

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
-use torchmodel_core::inference::{InferError, ModelMetadata};
+use torchmodel_core::{inference::InferError, metadata::ModelMetadata};
 
 use super::{
     assembly::Assembly,

@@ -11,7 +11,9 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use torchmodel_core::{
-    inference::{InferError, InferRequest, ModelMetadata, Parameter, Parameters},
+    inference::{InferError, InferRequest, Parameter, Parameters},
+    metadata::ModelMetadata,
+    model_key::{ModelName, ModelVersion},
     tensor::DataType,
 };
 
@@ -30,8 +32,8 @@ const REQUEST_TIMEOUT: &str = "x-request-timeout";
 /// What is known about a request before its body is read.
 #[derive(Clone, Debug)]
 pub(super) struct Head {
-    pub(super) model: String,
-    pub(super) version: Option<String>,
+    pub(super) model: ModelName,
+    pub(super) version: Option<ModelVersion>,
     pub(super) arrival: Instant,
     pub(super) deadline: Option<Instant>,
     /// `None` when the whole body is JSON, `Some(0)` when the whole body is the model's one input.
@@ -40,7 +42,11 @@ pub(super) struct Head {
 
 impl Head {
     /// Reads the headers that the protocol defines.
-    pub(super) fn new(model: String, version: Option<String>, headers: &HeaderMap) -> Result<Self, InferError> {
+    pub(super) fn new(
+        model: ModelName,
+        version: Option<ModelVersion>,
+        headers: &HeaderMap,
+    ) -> Result<Self, InferError> {
         let arrival = Instant::now();
         let deadline = match text_of(headers, REQUEST_TIMEOUT)? {
             None => None,
@@ -166,12 +172,12 @@ impl Plan {
             inputs.push(plan_input(input, text, &mut reader, &mut left)?);
         }
         if let Some(additional) = left.filter(|left| *left > 0) {
-            return Err(unexpected_data(&head.model, additional));
+            return Err(unexpected_data(head.model.as_str(), additional));
         }
         let outputs = body.outputs.into_iter().map(|output| decode_output(output, &mut form));
         let request = InferRequest {
             model: head.model.clone(),
-            version: head.version.clone(),
+            version: head.version,
             id: body.id.unwrap_or_default(),
             inputs: vec![],
             outputs: outputs.collect::<Result<Vec<_>, _>>()?,
@@ -216,7 +222,7 @@ impl Plan {
         planned.check_size(expected, length)?;
         let request = InferRequest {
             model: head.model.clone(),
-            version: head.version.clone(),
+            version: head.version,
             id: String::new(),
             inputs: vec![],
             outputs: vec![],
@@ -244,7 +250,7 @@ impl Plan {
             if let Source::Binary(part) = data {
                 end = end.saturating_add(part.size_bytes);
                 if end > received {
-                    return missing_data(&self.request.model, &input.name, end - received);
+                    return missing_data(self.request.model.as_str(), &input.name, end - received);
                 }
             }
         }
@@ -253,7 +259,7 @@ impl Plan {
 
     /// The words for a body of which `additional` bytes belong to nothing.
     pub(super) fn is_long(&self, additional: usize) -> InferError {
-        unexpected_data(&self.request.model, additional)
+        unexpected_data(self.request.model.as_str(), additional)
     }
 
     /// The request, with the data of its binary parts in their order.
@@ -266,7 +272,7 @@ impl Plan {
                 Source::Json(data) => data,
                 Source::Binary(_) => parts.next().unwrap_or_default(),
             };
-            request.inputs.push(input.with_data(&request.model, data)?);
+            request.inputs.push(input.with_data(request.model.as_str(), data)?);
         }
         Ok(Decoded { request: finish_request(request, arrival)?, form })
     }

@@ -49,9 +49,9 @@ pub(super) fn encode(
         out.member("id", &response.id)?;
         out.put(b",")?;
     }
-    out.member("model_name", &response.model)?;
+    out.member("model_name", response.model.as_str())?;
     out.put(b",")?;
-    out.member("model_version", &response.version)?;
+    out.member("model_version", &response.version.to_string())?;
     if !response.parameters.is_empty() {
         out.put(b",\"parameters\":")?;
         write_parameters(&mut out, &response.parameters)?;

@@ -3,7 +3,7 @@
 //! Used by every handler of `rest`. The table from [`InferError`] to statuses stands here and nowhere else.
 
 use http::{HeaderValue, StatusCode, header};
-use torchmodel_core::inference::InferError;
+use torchmodel_core::{inference::InferError, outcome::Outcome};
 
 use super::answer::Answer;
 use crate::admission::AdmissionError;
@@ -43,15 +43,18 @@ impl From<AdmissionError> for RestError {
     }
 }
 
-/// HTTP's word for each error of the layers below.
-pub(super) const fn status_of(error: &InferError) -> StatusCode {
-    match error {
-        InferError::NotFound(_) => StatusCode::NOT_FOUND,
-        InferError::InvalidRequest(_) => StatusCode::BAD_REQUEST,
-        InferError::NotReady(_) | InferError::Overloaded(_) => StatusCode::SERVICE_UNAVAILABLE,
-        InferError::DeadlineExceeded(_) => StatusCode::GATEWAY_TIMEOUT,
-        InferError::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
-        InferError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+/// HTTP's status for each outcome.
+pub(super) const fn status_of(outcome: Outcome) -> StatusCode {
+    match outcome {
+        Outcome::Ok => StatusCode::OK,
+        Outcome::NotFound => StatusCode::NOT_FOUND,
+        Outcome::InvalidRequest => StatusCode::BAD_REQUEST,
+        Outcome::NotReady | Outcome::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+        Outcome::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        Outcome::Unsupported => StatusCode::NOT_IMPLEMENTED,
+        // Nobody is there to read it.
+        Outcome::Canceled => StatusCode::REQUEST_TIMEOUT,
+        Outcome::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -61,13 +64,13 @@ impl RestError {
         Self::Infer(InferError::InvalidRequest(message.into()))
     }
 
-    /// The word for the metrics.
-    pub(super) const fn reason(&self) -> &'static str {
+    /// How the request ended, for the metrics.
+    pub(super) const fn outcome(&self) -> Outcome {
         match self {
-            Self::Infer(error) => error.reason(),
-            Self::BodyTimeout => "canceled",
+            Self::Infer(error) => error.outcome(),
+            Self::BodyTimeout => Outcome::Canceled,
             Self::TooLarge(_) | Self::UnsupportedEncoding(_) | Self::UnknownPath | Self::WrongMethod(_) => {
-                "invalid_request"
+                Outcome::InvalidRequest
             }
         }
     }
@@ -79,7 +82,7 @@ impl RestError {
 
     const fn status(&self) -> StatusCode {
         match self {
-            Self::Infer(error) => status_of(error),
+            Self::Infer(error) => status_of(error.outcome()),
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -125,20 +128,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_error_has_its_status() {
-        let text = String::new;
-        let table = [
-            (InferError::NotFound(text()), 404),
-            (InferError::InvalidRequest(text()), 400),
-            (InferError::NotReady(text()), 503),
-            (InferError::Overloaded(text()), 503),
-            (InferError::DeadlineExceeded(text()), 504),
-            (InferError::Unsupported(text()), 501),
-            (InferError::Internal(text()), 500),
-        ];
-        for (error, status) in table {
-            assert_eq!(status_of(&error), status, "{error:?}");
-        }
+    fn every_outcome_has_its_status() {
+        let statuses = Outcome::ALL.map(|outcome| status_of(outcome).as_u16());
+        assert_eq!(statuses, [200, 404, 400, 503, 503, 504, 501, 408, 500], "{:?}", Outcome::ALL);
     }
 
     #[test]

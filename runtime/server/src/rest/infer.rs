@@ -10,6 +10,8 @@ use http::{HeaderValue, Response, header};
 use torchmodel_core::{
     inference::InferResponse,
     metrics::{Metrics, Protocol},
+    model_key::ModelName,
+    outcome::Outcome,
 };
 
 use super::{
@@ -26,11 +28,11 @@ pub(super) async fn infer(app: &App, target: Result<Target, RestError>, request:
     let mut count = Count::new(&app.metrics);
     match answer(app, target, request, &mut count).await {
         Ok(answer) => {
-            count.outcome = "ok";
+            count.outcome = Outcome::Ok;
             answer
         }
         Err(error) => {
-            count.outcome = error.reason();
+            count.outcome = error.outcome();
             error.into()
         }
     }
@@ -44,10 +46,10 @@ async fn answer(
 ) -> Result<Answer, RestError> {
     let (parts, body) = request.into_parts();
     let incoming = target.and_then(|target| {
-        count.model.clone_from(&target.model);
+        count.model = Some(target.model.clone());
         let head = Head::new(target.model, target.version, &parts.headers)?;
         let is_raw = head.header_length == Some(0);
-        let metadata = is_raw.then(|| app.service.model_metadata(&head.model, head.version.as_deref())).transpose()?;
+        let metadata = is_raw.then(|| app.service.model_metadata(&head.model, head.version)).transpose()?;
         Ok((head, metadata))
     });
     let (head, metadata) = match incoming {
@@ -81,18 +83,19 @@ async fn respond(app: &App, response: InferResponse, form: OutputForm) -> Result
 struct Count<'a> {
     metrics: &'a Metrics,
     start: Instant,
-    model: String,
-    outcome: &'static str,
+    /// `None` until the name was read.
+    model: Option<ModelName>,
+    outcome: Outcome,
 }
 
 impl<'a> Count<'a> {
     fn new(metrics: &'a Metrics) -> Self {
-        Self { metrics, start: Instant::now(), model: String::new(), outcome: "canceled" }
+        Self { metrics, start: Instant::now(), model: None, outcome: Outcome::Canceled }
     }
 }
 
 impl Drop for Count<'_> {
     fn drop(&mut self) {
-        self.metrics.record_response(Protocol::Rest, &self.model, self.outcome, self.start.elapsed());
+        self.metrics.record_response(Protocol::Rest, self.model.as_ref(), self.outcome, self.start.elapsed());
     }
 }

@@ -1,12 +1,15 @@
 //! What a request's path means.
 //!
 //! Used by `rest` for every request, so without a table of patterns. Invariant: names are percent-decoded after the path is split, so
-//! that a name may contain a slash.
+//! that an encoded slash splits nothing.
 
 use percent_encoding::percent_decode_str;
+use torchmodel_core::{
+    inference::InferError,
+    model_key::{ModelName, ModelVersion},
+};
 
 use super::{Routes, error::RestError};
-use crate::protocol::parse_version;
 
 /// A path that is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +75,8 @@ fn next_segment(path: &str) -> Option<(&str, &str)> {
 /// The model that a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
-    pub(super) model: String,
-    pub(super) version: Option<String>,
+    pub(super) model: ModelName,
+    pub(super) version: Option<ModelVersion>,
 }
 
 impl Target {
@@ -85,9 +88,9 @@ impl Target {
         };
         let version = match path.version {
             None => None,
-            Some(version) => parse_version(&decode(version)?)?,
+            Some(version) => ModelVersion::parse_requested(&decode(version)?).map_err(InferError::from)?,
         };
-        Ok(Self { model: decode(path.model)?.into_owned(), version })
+        Ok(Self { model: decode(path.model)?.parse().map_err(InferError::from)?, version })
     }
 }
 
@@ -104,9 +107,11 @@ mod tests {
             }
             other => panic!("{other:?}"),
         };
-        let named =
-            |model: &str, version: Option<&str>| Target { model: model.into(), version: version.map(Into::into) };
-        assert_eq!(target(of("/v2/models/a%2Fb%20%C3%BC/infer")), named("a/b ü", None));
+        let named = |model: &str, version: Option<&str>| {
+            let version = version.and_then(|version| ModelVersion::parse_requested(version).unwrap());
+            Target { model: model.parse().unwrap(), version }
+        };
+        assert_eq!(target(of("/v2/models/a%3Ab%20%C3%BC/infer")), named("a:b ü", None));
         assert_eq!(target(of("/v2/models/m/versions/7/infer")), named("m", Some("7")));
         assert_eq!(target(of("/v2/models/m/versions/7")), named("m", Some("7")));
         assert_eq!(target(of("/v2/models/versions/ready")), named("versions", None));
@@ -126,8 +131,10 @@ mod tests {
         for path in ["/v2/models/m/versions/", "/v2/models/m/versions//infer", "/v2/models/m/versions", "/metrics"] {
             assert_eq!(of(path), None, "{path}");
         }
-        let Some(Route::ModelMetadata(path)) = of("/v2/models/%FF") else { panic!("no model") };
-        assert!(Target::of(path).is_err());
+        for path in ["/v2/models/%FF", "/v2/models/a%2Fb"] {
+            let Some(Route::ModelMetadata(path)) = of(path) else { panic!("no model") };
+            assert!(Target::of(path).is_err());
+        }
     }
 
     #[test]

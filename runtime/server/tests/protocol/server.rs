@@ -96,6 +96,7 @@ impl Server {
             limits: Limits { max_request_bytes: MAX_REQUEST_BYTES, ..Limits::default() },
             admission: admission.clone(),
             max_connections: 1000,
+            io_threads: 2,
             drain_timeout: Duration::from_secs(20),
         };
         let (stop, stopped) = oneshot::channel::<()>();
@@ -114,7 +115,7 @@ impl Server {
 
     /// A model that is not ready yet.
     pub fn add_loading(&self, name: &str) {
-        self.repository.set(name, ModelState::Loading);
+        self.repository.set(&name.parse().unwrap(), ModelState::Loading);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use proptest::prelude::*;
-use torchmodel_core::{inference::TensorMetadata, tensor::DataType};
+use torchmodel_core::{outcome::Outcome, signature::InputSignature, tensor::DataType};
 
 use super::*;
 use crate::{admission::Admission, rest::text::JOINED_BYTES};
@@ -21,7 +21,7 @@ pub(in crate::rest) struct Parts<'a> {
 }
 
 pub(in crate::rest) fn head(header_length: Option<usize>) -> Head {
-    Head { model: "m".into(), version: None, arrival: Instant::now(), deadline: None, header_length }
+    Head { model: "m".parse().unwrap(), version: None, arrival: Instant::now(), deadline: None, header_length }
 }
 
 /// Puts a request together as `rest::body` does.
@@ -113,7 +113,7 @@ proptest! {
         let whole = outcome(std::slice::from_ref(&body));
         prop_assert_eq!(outcome(&cut(&body, &cuts)), whole.clone());
         if let Err(error) = whole {
-            prop_assert_eq!(error.reason(), "invalid_request");
+            prop_assert_eq!(error.outcome(), Outcome::InvalidRequest);
         }
         prop_assert_eq!(admission.held(), 0);
     }
@@ -128,9 +128,9 @@ proptest! {
         let body = Bytes::from(elements.concat());
         let pieces = cut(&body, &cuts);
         for datatype in [DataType::Fp32, DataType::Bytes] {
-            let input = TensorMetadata { name: "x".into(), datatype: Some(datatype), shape: Some(vec![-1]), is_optional: false };
+            let input = InputSignature { name: "x".into(), datatype: Some(datatype), shape: Some(vec![-1]), is_optional: false, is_batched: false };
             let metadata = ModelMetadata {
-                name: "m".into(), versions: vec![], platform: String::new(), inputs: vec![input], outputs: vec![],
+                name: "m".parse().unwrap(), versions: vec![], platform: String::new(), inputs: vec![input], outputs: vec![],
                 properties: std::collections::BTreeMap::new(),
             };
             let parts = Parts { header_length: Some(0), pieces: &pieces, is_announced, metadata: Some(metadata) };

@@ -6,7 +6,7 @@ use flate2::{
     Compression,
     write::{GzEncoder, ZlibEncoder},
 };
-use torchmodel_core::{inference::TensorMetadata, tensor::DataType};
+use torchmodel_core::{outcome::Outcome, signature::InputSignature, tensor::DataType};
 
 use super::*;
 
@@ -24,18 +24,28 @@ fn zlib(bytes: &[u8]) -> Vec<u8> {
 
 /// Reads `body` as the one input, UINT8, of a model.
 async fn read_raw(headers: &HeaderMap, body: Body, limit: usize, admission: &Admission) -> Result<Bytes, RestError> {
-    let input =
-        TensorMetadata { name: "x".into(), datatype: Some(DataType::Uint8), shape: Some(vec![-1]), is_optional: false };
+    let input = InputSignature {
+        name: "x".into(),
+        datatype: Some(DataType::Uint8),
+        shape: Some(vec![-1]),
+        is_optional: false,
+        is_batched: false,
+    };
     let metadata = ModelMetadata {
-        name: "m".into(),
+        name: "m".parse().unwrap(),
         versions: vec![],
         platform: String::new(),
         inputs: vec![input],
         outputs: vec![],
         properties: std::collections::BTreeMap::new(),
     };
-    let head =
-        Head { model: "m".into(), version: None, arrival: Instant::now(), deadline: None, header_length: Some(0) };
+    let head = Head {
+        model: "m".parse().unwrap(),
+        version: None,
+        arrival: Instant::now(),
+        deadline: None,
+        header_length: Some(0),
+    };
     let limits = Limits { max_request_bytes: limit, ..Limits::default() };
     let incoming = Incoming { head, headers, body, metadata: Some(metadata) };
     let decoded = read(incoming, admission, limits).await?;
@@ -81,7 +91,7 @@ async fn corrupt_cut_or_trailing_data_is_the_clients_fault() {
         let cuts = (0..good.len()).map(|length| good[..length].to_vec());
         for wrong in cuts.chain([corrupt, wrong_checksum, trailing, twice, b"hello".to_vec()]) {
             let error = read_as(encoding, wrong.clone(), 100).await.unwrap_err();
-            assert_eq!(error.reason(), "invalid_request", "{encoding} {wrong:?}");
+            assert_eq!(error.outcome(), Outcome::InvalidRequest, "{encoding} {wrong:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Tests of the decoder: JSON, binary, mixed and raw requests, and the words for what is wrong with them.
 
 use proptest::prelude::*;
-use torchmodel_core::{inference::TensorMetadata, tensor::DataTypeExt};
+use torchmodel_core::{signature::InputSignature, tensor::DataTypeExt};
 
 use super::*;
 use crate::{
@@ -138,7 +138,7 @@ fn the_json_length_must_be_within_the_body_and_plain_digits() {
     assert_eq!(error(outside), "inference header size should be in range (0, 2), got: 9");
     let parsed = |text: &str| {
         let headers = HeaderMap::from_iter([(HEADER_LENGTH.parse().unwrap(), text.parse().unwrap())]);
-        Head::new("m".into(), None, &headers).map(|head| head.header_length)
+        Head::new("m".parse().unwrap(), None, &headers).map(|head| head.header_length)
     };
     assert_eq!(parsed("187"), Ok(Some(187)));
     for wrong in ["+187", "-1", "", " ", "1x", "99999999999999999999999"] {
@@ -169,15 +169,16 @@ fn a_timeout_header_is_seconds_or_has_a_unit() {
 }
 
 fn metadata(inputs: &[(&str, DataType, &[i64])]) -> ModelMetadata {
-    let inputs = inputs.iter().map(|(name, datatype, shape)| TensorMetadata {
+    let inputs = inputs.iter().map(|(name, datatype, shape)| InputSignature {
         name: (*name).into(),
         datatype: Some(*datatype),
         shape: Some(shape.to_vec()),
         is_optional: false,
+        is_batched: false,
     });
     ModelMetadata {
-        name: "m".into(),
-        versions: vec!["1".into()],
+        name: "m".parse().unwrap(),
+        versions: vec![ModelVersion::FIRST],
         platform: "pytorch_torchscript".into(),
         inputs: inputs.collect(),
         outputs: vec![],

@@ -1,7 +1,7 @@
 //! Tests of the encoder: the exact text, the forms of an output, and what JSON cannot say.
 
 use proptest::prelude::*;
-use torchmodel_core::tensor::push_bytes_element;
+use torchmodel_core::{model_key::ModelVersion, tensor::push_bytes_element};
 
 use super::*;
 use crate::{
@@ -17,8 +17,8 @@ fn encode(response: InferResponse, form: &OutputForm) -> Result<Encoded, InferEr
 fn response(datatype: DataType, shape: Vec<i64>, data: Vec<u8>) -> InferResponse {
     let tensor = Tensor::new(datatype, shape, data.into()).unwrap();
     InferResponse {
-        model: "m".into(),
-        version: "1".into(),
+        model: "m".parse().unwrap(),
+        version: ModelVersion::FIRST,
         id: String::new(),
         outputs: vec![NamedTensor { name: "y".into(), tensor }],
         parameters: Parameters::new(),

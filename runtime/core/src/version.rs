@@ -1,6 +1,6 @@
 //! One model that serves: its signature, its scheduler, its metadata.
 //!
-//! Made by [`Model::start`] from what an engine loaded; called by the service. Invariant: a `Model` exists only after every
+//! Made by [`Version::start`] from what an engine loaded; called by the service. Invariant: a `Version` exists only after every
 //! instance passed its warm-up.
 
 use std::{
@@ -15,24 +15,25 @@ use crate::{
     batcher::BatcherConfig,
     config::ModelConfig,
     engine::LoadedModel,
-    inference::{InferError, InferRequest, InferResponse, ModelMetadata, NamedTensor, Parameters, TensorMetadata},
+    inference::{InferError, InferRequest, InferResponse, NamedTensor, Parameters},
+    metadata::ModelMetadata,
     metrics::ModelMetrics,
-    repository::VERSION,
+    model_key::ModelVersion,
     scheduler::{Answer, Scheduler, SchedulerConfig},
-    signature::Signature,
+    signature::{OutputSignature, Signature},
 };
 
 /// A model that answers.
-pub struct Model {
+pub struct Version {
     config: ModelConfig,
     signature: Signature,
     /// What the first answer taught about outputs that the schema does not tell.
-    learned_outputs: OnceLock<Vec<TensorMetadata>>,
+    learned_outputs: OnceLock<Vec<OutputSignature>>,
     scheduler: Scheduler,
     metrics: ModelMetrics,
 }
 
-impl Model {
+impl Version {
     /// Starts the instances of `loaded` and waits until they are warm. Blocks.
     pub fn start(
         loaded: LoadedModel,
@@ -55,7 +56,7 @@ impl Model {
     /// Facts for the protocol.
     #[must_use]
     pub fn metadata(&self) -> ModelMetadata {
-        let outputs = self.learned_outputs.get().cloned().unwrap_or_else(|| self.signature.output_metadata());
+        let outputs = self.learned_outputs.get().cloned().unwrap_or_else(|| self.signature.outputs.clone());
         let mut properties = BTreeMap::from([
             ("method".to_owned(), self.config.method.clone()),
             ("stateful".to_owned(), self.signature.is_stateful.to_string()),
@@ -65,9 +66,9 @@ impl Model {
         }
         ModelMetadata {
             name: self.config.name.clone(),
-            versions: vec![VERSION.to_owned()],
+            versions: vec![ModelVersion::FIRST],
             platform: "pytorch_torchscript".into(),
-            inputs: self.signature.input_metadata(),
+            inputs: self.signature.inputs.clone(),
             outputs,
             properties,
         }
@@ -79,12 +80,12 @@ impl Model {
         let result = self.run(&mut request).await;
         match &result {
             Ok(answer) => self.metrics.record_request(Ok(&answer.timings)),
-            Err(error) => self.metrics.record_request(Err(error.reason())),
+            Err(error) => self.metrics.record_request(Err(error.outcome())),
         }
         let outputs = self.select(result?.outputs, &request)?;
         Ok(InferResponse {
             model: self.config.name.clone(),
-            version: VERSION.to_owned(),
+            version: ModelVersion::FIRST,
             id: request.id,
             outputs,
             parameters: Parameters::new(),
@@ -141,11 +142,10 @@ impl Model {
 }
 
 /// Only datatype and number of dimensions are certain from one answer.
-fn learned(output: &NamedTensor) -> TensorMetadata {
-    TensorMetadata {
+fn learned(output: &NamedTensor) -> OutputSignature {
+    OutputSignature {
         name: output.name.clone(),
         datatype: Some(output.tensor.datatype()),
         shape: Some(vec![-1; output.tensor.shape().len()]),
-        is_optional: false,
     }
 }
