@@ -11,7 +11,7 @@ mod http2;
 mod io_threads;
 mod port;
 pub mod protocol;
-mod rest;
+pub mod rest;
 mod socket;
 
 use std::{io, sync::Arc, time::Duration};

@@ -16,6 +16,7 @@ mod infer;
 mod inflate;
 mod json;
 mod number;
+pub mod offline;
 mod path;
 mod reserved;
 mod text;

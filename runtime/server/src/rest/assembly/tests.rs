@@ -1,55 +1,21 @@
 //! Tests of assembling: the same request from any pieces, each payload byte copied once, nothing kept that is not reserved.
 
-use std::time::Instant;
-
 use proptest::prelude::*;
 use torchmodel_core::{outcome::Outcome, signature::InputSignature, tensor::DataType};
 
 use super::*;
-use crate::{admission::Admission, rest::text::JOINED_BYTES};
+use crate::{
+    admission::Admission,
+    rest::{
+        offline::{RequestBody, assemble},
+        text::JOINED_BYTES,
+    },
+};
 
 const LIMITS: Limits = Limits { max_request_bytes: 1 << 20, are_tensors_compressed: false };
 
-/// What a request is made of.
-#[derive(Clone)]
-pub(in crate::rest) struct Parts<'a> {
-    pub(in crate::rest) header_length: Option<usize>,
-    pub(in crate::rest) pieces: &'a [Bytes],
-    /// Whether the length was announced.
-    pub(in crate::rest) is_announced: bool,
-    pub(in crate::rest) metadata: Option<ModelMetadata>,
-}
-
-pub(in crate::rest) fn head(header_length: Option<usize>) -> Head {
-    Head { model: "m".parse().unwrap(), version: None, arrival: Instant::now(), deadline: None, header_length }
-}
-
-/// Puts a request together as `rest::body` does.
-pub(in crate::rest) fn assemble(
-    parts: &Parts<'_>,
-    limits: Limits,
-    admission: &Admission,
-) -> Result<Decoded, RestError> {
-    let total = parts.pieces.iter().map(Bytes::len).sum();
-    let length = parts.is_announced.then_some(total);
-    let reservation = admission.reserve(length.unwrap_or(0))?;
-    let mut assembly = Assembly::new(head(parts.header_length), limits, length, reservation)?;
-    if let Some(metadata) = &parts.metadata {
-        assembly = assembly.raw(metadata.clone())?;
-    }
-    for piece in parts.pieces {
-        let mut piece = piece.clone();
-        while !piece.is_empty() {
-            assembly.take(&mut piece)?;
-            if assembly.is_json_complete() {
-                assembly.read_json()?;
-            }
-        }
-    }
-    if assembly.is_all_json() {
-        assembly.read_json()?;
-    }
-    assembly.finish()
+pub(in crate::rest) fn request(header_length: Option<usize>, pieces: &[Bytes], is_announced: bool) -> RequestBody<'_> {
+    RequestBody { model: "m".parse().unwrap(), header_length, pieces, is_announced, metadata: None }
 }
 
 /// `body`, cut at some places.
@@ -80,7 +46,7 @@ proptest! {
         let admission = Admission::new(1 << 20);
         let (json_length, body) = mixed();
         let read = |pieces: &[Bytes]| {
-            let parts = Parts { header_length: Some(json_length), pieces, is_announced, metadata: None };
+            let parts = request(Some(json_length), pieces, is_announced);
             assemble(&parts, LIMITS, &admission).unwrap()
         };
         let whole = read(std::slice::from_ref(&body));
@@ -106,7 +72,7 @@ proptest! {
         body.truncate(length);
         let body = Bytes::from(body);
         let outcome = |pieces: &[Bytes]| {
-            let parts = Parts { header_length: Some(json_length), pieces, is_announced: true, metadata: None };
+            let parts = request(Some(json_length), pieces, true);
             let decoded = assemble(&parts, LIMITS, &admission);
             decoded.map(|decoded| format!("{:?}", decoded.request.inputs))
         };
@@ -133,7 +99,7 @@ proptest! {
                 name: "m".parse().unwrap(), versions: vec![], platform: String::new(), inputs: vec![input], outputs: vec![],
                 properties: std::collections::BTreeMap::new(),
             };
-            let parts = Parts { header_length: Some(0), pieces: &pieces, is_announced, metadata: Some(metadata) };
+            let parts = RequestBody { metadata: Some(metadata), ..request(Some(0), &pieces, is_announced) };
             let decoded = assemble(&parts, LIMITS, &admission).unwrap();
             let tensor = &decoded.request.inputs[0].tensor;
             if datatype == DataType::Bytes {
@@ -151,7 +117,7 @@ fn binary_tensors_are_aligned_copied_once_and_hold_their_reservation() {
     let admission = Admission::new(1 << 20);
     let (json_length, body) = mixed();
     let pieces = cut(&body, &[json_length, json_length + 3]);
-    let parts = Parts { header_length: Some(json_length), pieces: &pieces, is_announced: true, metadata: None };
+    let parts = request(Some(json_length), &pieces, true);
     let mut decoded = assemble(&parts, LIMITS, &admission).unwrap();
     assert_eq!(admission.copied_bytes(Protocol::Rest, Direction::In), 21);
     let inputs = std::mem::take(&mut decoded.request.inputs);
@@ -176,7 +142,7 @@ fn json_that_comes_in_large_pieces_is_not_copied() {
         .map(|start| body.slice(start..body.len().min(start + JOINED_BYTES)))
         .collect();
     let last = pieces.last().unwrap().len() as u64;
-    let parts = Parts { header_length: None, pieces: &pieces, is_announced: false, metadata: None };
+    let parts = request(None, &pieces, false);
     let decoded = assemble(&parts, LIMITS, &admission).unwrap();
     let data = decoded.request.inputs[0].tensor.data();
     assert!(data.as_chunks::<4>().0.iter().all(|bytes| *bytes == 0.12345f32.to_le_bytes()));
@@ -201,19 +167,14 @@ fn what_a_client_only_claims_takes_no_memory() {
     let json =
         r#"{"inputs":[{"name":"a","shape":[250000],"datatype":"FP32","parameters":{"binary_data_size":1000000}}]}"#;
     let body = Bytes::copy_from_slice(json.as_bytes());
-    let parts = Parts {
-        header_length: Some(json.len()),
-        pieces: std::slice::from_ref(&body),
-        is_announced: true,
-        metadata: None,
-    };
+    let parts = request(Some(json.len()), std::slice::from_ref(&body), true);
     let error = assemble(&parts, LIMITS, &admission).unwrap_err();
     assert!(
         matches!(&error, RestError::Infer(error) if error.to_string().contains("expecting 1000000 additional bytes"))
     );
     let json = r#"{"inputs":[{"name":"a","shape":[250000],"datatype":"FP32","data":[1]}]}"#;
     let pieces = [Bytes::copy_from_slice(json.as_bytes())];
-    let parts = Parts { header_length: None, pieces: &pieces, is_announced: true, metadata: None };
+    let parts = request(None, &pieces, true);
     let error = assemble(&parts, LIMITS, &admission).unwrap_err();
     assert!(matches!(&error, RestError::Infer(error) if error.to_string().contains("but 1 are given")), "{error:?}");
     assert_eq!(admission.held(), 0);
@@ -227,6 +188,6 @@ fn binary_parts_that_cannot_fit_the_limit_are_refused_before_they_come() {
     };
     let json = format!(r#"{{"inputs":[{},{}]}}"#, input("a"), input("b"));
     let pieces = [Bytes::from(json.clone())];
-    let parts = Parts { header_length: Some(json.len()), pieces: &pieces, is_announced: false, metadata: None };
+    let parts = request(Some(json.len()), &pieces, false);
     assert_eq!(assemble(&parts, LIMITS, &admission).unwrap_err(), RestError::TooLarge(1 << 20));
 }

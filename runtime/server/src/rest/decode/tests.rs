@@ -7,8 +7,9 @@ use super::*;
 use crate::{
     admission::Admission,
     rest::{
-        assembly::tests::{Parts, assemble},
+        assembly::tests::request,
         error::RestError,
+        offline::{RequestBody, assemble},
     },
 };
 
@@ -23,7 +24,8 @@ fn of(
     body: impl Into<Bytes>,
     metadata: Option<ModelMetadata>,
 ) -> Result<Decoded, InferError> {
-    let parts = Parts { header_length, pieces: &[body.into()], is_announced: true, metadata };
+    let pieces = [body.into()];
+    let parts = RequestBody { metadata, ..request(header_length, &pieces, true) };
     assemble(&parts, LIMITS, &Admission::new(16 << 20)).map_err(|error| match error {
         RestError::Infer(error) => error,
         other => panic!("{other:?}"),
