@@ -73,7 +73,7 @@ pub async fn serve(arguments: ServeArguments, loader: Arc<dyn Loader>, mut signa
     let serving = Serving {
         service: service.clone(),
         metrics: metrics.clone(),
-        limits: Limits { max_request_bytes: arguments.max_request_bytes },
+        limits: Limits { max_request_bytes: arguments.max_request_bytes, ..Limits::default() },
         admission: admission(&arguments)?,
         max_connections: server::connections_within(machine::raise_open_files()),
         io_threads: arguments.io_threads.map_or_else(machine::io_threads, NonZeroUsize::get),
