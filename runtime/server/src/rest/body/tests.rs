@@ -2,6 +2,7 @@
 
 use std::{io, io::Write, time::Instant};
 
+use axum::body::Body;
 use flate2::{
     Compression,
     write::{GzEncoder, ZlibEncoder},
