@@ -13,7 +13,7 @@ use torchmodel_torch::{TorchLoader, devices};
 use crate::{
     args::{Command, InspectArguments, PullArguments, ServeArguments},
     manifest::requested_models,
-    misused,
+    misused, openmp,
     serve::serve,
     source::artifact_options,
 };
@@ -22,6 +22,7 @@ use crate::{
 pub fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(arguments) => {
+            openmp::settle_spinning();
             let runtime = tokio()?;
             // First of all: the first process of a container is deaf to signals for which it has no handler.
             let signals = runtime

@@ -8,6 +8,7 @@ mod command;
 pub mod inspect;
 mod machine;
 pub mod manifest;
+mod openmp;
 mod ports;
 pub mod serve;
 mod source;

@@ -45,7 +45,7 @@ pub async fn serve(arguments: ServeArguments, loader: Arc<dyn Loader>, signals: 
     let serving = Serving {
         service: service.clone(),
         metrics,
-        limits: Limits { max_request_bytes: arguments.max_request_bytes },
+        limits: Limits { max_request_bytes: arguments.max_request_bytes, ..Limits::default() },
         admission: admission(&arguments)?,
         max_connections: connections_within(raise_open_files()),
         io_threads: arguments.io_threads.map_or_else(io_threads, NonZeroUsize::get),

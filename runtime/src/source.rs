@@ -39,7 +39,9 @@ impl Sources {
             let model = config.name.as_str();
             tracing::info!(model, path = %artifact.path.display(), size_bytes = artifact.size_bytes, "loading");
             context.report(Progress::Loading);
-            let model = sources.loader.load(&ModelFiles { path: artifact.path.clone() }, &config)?;
+            // What was verified is what is loaded, whatever became of its path.
+            let files = ModelFiles { archive: Arc::clone(&artifact.file), path: artifact.path.clone() };
+            let model = sources.loader.load(&files, &config)?;
             Ok(LoadedVersion { model, artifact_size_bytes: artifact.size_bytes, lease: Box::new(artifact) })
         });
         LoadRequest { version: ModelVersion::FIRST, config: model, load }

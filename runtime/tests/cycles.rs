@@ -8,6 +8,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
 };
 
 use tch::{Device, Kind, Tensor};
@@ -176,8 +177,9 @@ fn first_input(folder: &Path) -> String {
 }
 
 fn request(path: &Path, config: &ModelConfig) -> LoadRequest {
-    let (files, loaded_as) = (ModelFiles { path: path.to_owned() }, config.clone());
+    let (path, loaded_as) = (path.to_owned(), config.clone());
     let load = Box::new(move |_: &LoadContext| {
+        let files = ModelFiles { archive: Arc::new(fs::File::open(&path).unwrap()), path };
         let model = TorchLoader::new(vec![Device::Cpu]).load(&files, &loaded_as)?;
         Ok(LoadedVersion { model, artifact_size_bytes: 0, lease: Box::new(()) })
     });

@@ -1,6 +1,6 @@
 //! A model behind real sockets, and the smallest clients that can ask it.
 
-use std::{ops::Deref, path::Path, sync::Arc, time::Duration};
+use std::{fs::File, ops::Deref, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -67,7 +67,8 @@ pub fn load(path: &Path, spec: &str) -> Result<(Model, Metrics), Failure> {
         on_fatal: Arc::new(|failure| panic!("{failure:?}")),
         ..RepositoryOptions::new(metrics.clone())
     }));
-    let (files, loaded_as) = (ModelFiles { path: path.to_owned() }, config.clone());
+    let files = ModelFiles { archive: Arc::new(File::open(path).unwrap()), path: path.to_owned() };
+    let loaded_as = config.clone();
     let load = Box::new(move |_: &LoadContext| {
         let model = TorchLoader::new(vec![tch::Device::Cpu]).load(&files, &loaded_as)?;
         Ok(LoadedVersion { model, artifact_size_bytes: 0, lease: Box::new(()) })

@@ -2,42 +2,39 @@
 //!
 //! Handlers of `rest`'s routes. Invariant: numbers are JSON numbers and every field is there, since generated clients ask for them.
 
-use axum::{
-    body::{Body, to_bytes},
-    extract::State,
-    response::Response,
-};
+use std::time::Duration;
+
+use bytes::Bytes;
 use http::StatusCode;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tokio::time::timeout;
 use torchmodel_core::{
     configuration::{BACKEND, ModelConfiguration, PLATFORM, TensorConfiguration},
     repository::{IndexEntry, VersionState},
     statistics::{BatchStatistics, ModelStatistics, StatisticDuration},
 };
 
-use super::{
-    App, Target,
-    error::{RestError, json as json_response},
-};
+use super::{App, Target, answer::Answer, body::RequestBody, error::RestError};
 
 /// The longest body of a request for the index.
 const MAX_INDEX_REQUEST_BYTES: usize = 64 << 10;
+/// How long such a body may take.
+const INDEX_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// `GET /v2/models/stats`
-pub(super) async fn all_statistics(State(app): State<App>) -> Result<Response, RestError> {
-    Ok(statistics_response(&app.service.statistics(None, None)?))
-}
-
-/// `GET /v2/models/{model}[/versions/{version}]/stats`
-pub(super) async fn model_statistics(State(app): State<App>, target: Target) -> Result<Response, RestError> {
-    Ok(statistics_response(&app.service.statistics(Some(&target.model), target.version)?))
+/// `GET /v2/models[/{model}[/versions/{version}]]/stats`
+pub(super) fn statistics(app: &App, target: Option<&Target>) -> Result<Answer, RestError> {
+    let version = target.and_then(|target| target.version);
+    let statistics = app.service.statistics(target.map(|target| &target.model), version)?;
+    let model_stats: Vec<_> = statistics.iter().map(statistics_json).collect();
+    Ok(Answer::json(StatusCode::OK, &json!({ "model_stats": model_stats })))
 }
 
 /// `GET /v2/models/{model}[/versions/{version}]/config`
-pub(super) async fn model_configuration(State(app): State<App>, target: Target) -> Result<Response, RestError> {
+pub(super) fn configuration(app: &App, target: &Target) -> Result<Answer, RestError> {
     let configuration = app.service.model_configuration(&target.model, target.version)?;
-    Ok(json_response(StatusCode::OK, &configuration_json(&configuration)))
+    Ok(Answer::json(StatusCode::OK, &configuration_json(&configuration)))
 }
 
 /// What a client may ask of the index.
@@ -49,16 +46,24 @@ struct IndexRequest {
 }
 
 /// `POST /v2/repository/index`
-pub(super) async fn index(State(app): State<App>, body: Body) -> Result<Response, RestError> {
-    let body = to_bytes(body, MAX_INDEX_REQUEST_BYTES).await;
-    let body = body.map_err(|_| RestError::TooLarge(MAX_INDEX_REQUEST_BYTES))?;
+pub(super) async fn index(app: &App, body: impl RequestBody) -> Result<Answer, RestError> {
+    let body = read_small(body).await?;
     let request = if body.is_empty() { Ok(IndexRequest::default()) } else { serde_json::from_slice(&body) };
     let request = request.map_err(|error| {
         RestError::invalid(format!("the body must be empty or such as {{\"ready\": true}}: {error}"))
     })?;
     let entries = app.service.repository_index();
     let wanted = entries.iter().filter(|entry| !request.ready || entry.state == VersionState::Ready);
-    Ok(json_response(StatusCode::OK, &wanted.map(index_json).collect()))
+    Ok(Answer::json(StatusCode::OK, &wanted.map(index_json).collect()))
+}
+
+async fn read_small(body: impl RequestBody) -> Result<Bytes, RestError> {
+    let body = timeout(INDEX_REQUEST_TIMEOUT, Limited::new(body, MAX_INDEX_REQUEST_BYTES).collect()).await;
+    match body.map_err(|_| RestError::BodyTimeout)? {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(RestError::TooLarge(MAX_INDEX_REQUEST_BYTES)),
+        Err(error) => Err(RestError::invalid(format!("reading the request body: {error}"))),
+    }
 }
 
 fn index_json(entry: &IndexEntry) -> Value {
@@ -74,11 +79,6 @@ fn index_json(entry: &IndexEntry) -> Value {
         json.insert("reason".into(), reason.into());
     }
     json
-}
-
-fn statistics_response(statistics: &[ModelStatistics]) -> Response {
-    let model_stats: Vec<_> = statistics.iter().map(statistics_json).collect();
-    json_response(StatusCode::OK, &json!({ "model_stats": model_stats }))
 }
 
 fn statistics_json(statistics: &ModelStatistics) -> Value {
