@@ -150,7 +150,7 @@ impl Histogram {
         HistogramSnapshot { sum: self.in_unit(self.sum.load(Relaxed)), count, buckets }
     }
 
-    #[allow(clippy::cast_precision_loss)] // sizes beyond 2^53 do not occur
+    #[expect(clippy::cast_precision_loss, reason = "sizes beyond 2^53 do not occur")]
     fn in_unit(&self, value: u64) -> f64 {
         match self.unit {
             Unit::Nanoseconds => Duration::from_nanos(value).as_secs_f64(),

@@ -246,7 +246,7 @@ async fn an_instance_that_does_not_come_back_holds_up_nobody() {
 
 /// Says when the last copy is gone.
 #[derive(Clone)]
-struct Lease(#[allow(dead_code)] Arc<AtExit>);
+struct Lease(#[expect(dead_code, reason = "held only to be dropped")] Arc<AtExit>);
 
 struct AtExit(mpsc::Sender<()>);
 

@@ -50,7 +50,7 @@ pub(super) fn encode_statistics(statistics: &statistics::ModelStatistics) -> Mod
     }
 }
 
-#[allow(clippy::unnecessary_wraps)] // the form of a message's field
+#[expect(clippy::unnecessary_wraps, reason = "the form of a message's field")]
 fn duration(duration: statistics::StatisticDuration) -> Option<StatisticDuration> {
     Some(StatisticDuration { count: duration.count, ns: duration.ns() })
 }
