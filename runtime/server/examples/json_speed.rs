@@ -73,7 +73,8 @@ fn main() {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        u16::try_from(state >> 48).map_or(0.0, f32::from) / 32768.0 - 1.0 + f32::from((state >> 40) as u8) / 8_388_608.0
+        u16::try_from(state >> 48).map_or(0.0, f32::from) / 32768.0 - 1.0
+            + f32::from(state.to_le_bytes()[5]) / 8_388_608.0
     };
     let values: Vec<f32> = (0..COUNT).map(|_| random()).collect();
     measure("shortest FP32", &values, |value| format!("{value:?}"));

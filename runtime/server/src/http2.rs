@@ -5,7 +5,7 @@
 //! bounded by the constants below; a connection or stream without progress ends; one without calls never holds up a server that stops.
 
 pub(crate) mod answer;
-mod body;
+pub(crate) mod body;
 pub(crate) mod router;
 mod transport;
 mod waker;
