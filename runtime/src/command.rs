@@ -13,7 +13,7 @@ use torchmodel_torch::{TorchLoader, devices};
 use crate::{
     args::{Command, InspectArguments, PullArguments, ServeArguments},
     manifest::requested_models,
-    misused, serve,
+    misused, openmp, serve,
 };
 
 /// For all but connections, which have threads of their own: fetching, accepting, signals.
@@ -23,6 +23,7 @@ const WORKER_THREADS: usize = 2;
 pub fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(arguments) => {
+            openmp::settle_spinning();
             let runtime = tokio()?;
             // First of all: the first process of a container is deaf to signals for which it has no handler.
             let signals = runtime
@@ -62,7 +63,7 @@ fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
         local_file: Some(path.clone()),
     };
     let artifact = tokio()?.block_on(artifact::pull(&source, &options)).map_err(|error| error.failure())?;
-    let facts = torchmodel_torch::inspect(&artifact.path)?;
+    let facts = torchmodel_torch::inspect(&artifact.file)?;
     let name = path.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned());
     print!("{}", crate::inspect::describe(&facts, &name, &artifact.sha256));
     Ok(())

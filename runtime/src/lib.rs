@@ -7,6 +7,7 @@ mod command;
 pub mod inspect;
 mod machine;
 pub mod manifest;
+mod openmp;
 pub mod serve;
 
 use std::process::ExitCode;

@@ -81,6 +81,21 @@ fn what_cannot_be_served_ends_the_program_with_one_line_for_the_operator() {
 }
 
 #[test]
+fn openmps_threads_look_for_work_as_long_as_was_measured_or_as_the_user_says() {
+    let folder = TempDir::new().unwrap();
+    let file = model(&folder);
+    let spin_count = |serving: &Serving| {
+        let environment = fs::read(format!("/proc/{}/environ", serving.child.id())).unwrap();
+        let values = environment.split(|byte| *byte == 0).map(text);
+        values.filter_map(|line| line.strip_prefix("GOMP_SPINCOUNT=").map(str::to_owned)).collect::<Vec<_>>()
+    };
+    assert_eq!(spin_count(&Serving::start(&file, &[])), ["10000"], "under the same process id");
+    let mut command = program();
+    command.env("GOMP_SPINCOUNT", "7");
+    assert_eq!(spin_count(&Serving::spawn(command, &file, &[])), ["7"]);
+}
+
+#[test]
 fn a_port_that_is_taken_is_named_with_the_flag_that_changes_it() {
     let folder = TempDir::new().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -112,6 +127,10 @@ impl Serving {
     fn start_in(folder: &Path, file: &Path, more: &[&str]) -> Self {
         let mut command = program();
         command.current_dir(folder);
+        Self::spawn(command, file, more)
+    }
+
+    fn spawn(mut command: Command, file: &Path, more: &[&str]) -> Self {
         command
             .args(["serve", "--log-format=json", "--http-address=127.0.0.1:0"])
             .env("TORCHMODEL_SHUTDOWN_DELAY", "0s");

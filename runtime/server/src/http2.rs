@@ -68,6 +68,8 @@ const MAX_AGE: Duration = Duration::from_secs(600);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// How long a connection without a call may take to close once it was told to.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the calls of a connection that closes may take, where the server goes on: a watch of health may never end.
+const CLOSE_GRACE: Duration = Duration::from_secs(600);
 /// How often calls and answers are looked at.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// How often a connection without any is looked at.
@@ -299,8 +301,8 @@ where
         self.unsent.retain_mut(|unsent| unsent.check(now));
         let is_busy = !self.calls.is_empty() || !self.unsent.is_empty();
         if let Some(since) = self.watch.closing_since {
-            let is_over = !is_busy && now.duration_since(since) >= CLOSE_TIMEOUT;
-            if is_over {
+            let closing = now.duration_since(since);
+            if closing > CLOSE_GRACE || (!is_busy && closing >= CLOSE_TIMEOUT) {
                 return Poll::Ready(());
             }
         }

@@ -8,11 +8,10 @@ pub mod admission;
 mod connection;
 pub mod grpc;
 mod http2;
-pub mod intake;
 mod io_threads;
 mod port;
 pub mod protocol;
-mod rest;
+pub mod rest;
 mod socket;
 
 use std::{io, sync::Arc, time::Duration};
@@ -31,8 +30,9 @@ use self::{
     http2::router::RouterHandler,
     io_threads::IoThreads,
     port::{Seats, serve_port},
+    rest::{RestService, Routes},
 };
-use crate::{admission::Admission, intake::Intake, protocol::Limits};
+use crate::{admission::Admission, protocol::Limits};
 
 /// The most connections served at one time, for each port; more wait in the system's backlog.
 const MAX_CONNECTIONS: u64 = 4096;
@@ -85,12 +85,11 @@ pub fn connections_within(open_files: u64) -> usize {
 /// Serves until `shutdown` completes; then accepts nothing more, answers what is in flight for at most the drain timeout, and
 /// closes the metrics port last. Returns whether everything in flight was answered.
 pub async fn serve(listeners: Listeners, serving: Serving, shutdown: impl Future<Output = ()>) -> bool {
+    let rest = RestService::new(Routes::Inference, &serving).into_router();
+    let admin = RestService::new(Routes::Admin, &serving).into_router();
     let Serving { service, metrics, limits, admission, max_connections, io_threads, drain_timeout } = serving;
     let (stop, stopped) = watch::channel(false);
-    let admin = rest::admin_router(service.clone(), metrics.clone());
     let admin = AdminThread::start(listeners.admin, router_port(admin, &admission), max_connections);
-    let rest = rest::router(service.clone(), metrics.clone(), limits);
-    let rest = Intake::new(admission.clone()).bound(rest, "/v2/", Into::into);
     let rest = router_port(rest, &admission);
     let handler = Arc::new(GrpcHandler::new(service, metrics, limits, admission.clone()));
     let grpc = Port { handler, router: None };

@@ -8,8 +8,8 @@ use torchmodel_server::{Listeners, Serving, admission::Admission, protocol::Limi
 
 /// What bounds the server.
 pub struct Bounds {
-    /// Bytes of a request.
-    pub max_request_bytes: usize,
+    /// What one request may be.
+    pub limits: Limits,
     /// Bytes of all requests.
     pub admission: Admission,
     /// Connections of each port.
@@ -21,7 +21,7 @@ pub struct Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            max_request_bytes: Limits::default().max_request_bytes,
+            limits: Limits::default(),
             admission: Admission::new(usize::MAX),
             max_connections: 1000,
             drain_timeout: Duration::from_secs(20),
@@ -54,7 +54,7 @@ impl Served {
         let serving = Serving {
             service: service.clone(),
             metrics,
-            limits: Limits { max_request_bytes: bounds.max_request_bytes },
+            limits: bounds.limits,
             admission: bounds.admission,
             max_connections: bounds.max_connections,
             io_threads: 2,

@@ -23,7 +23,7 @@ use crate::{
     sync::{
         Condvar, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering},
-        lock,
+        lock, thread,
     },
     warmup::Warmed,
 };
@@ -270,6 +270,8 @@ impl Queue {
         let started = Instant::now();
         while self.arrivals.load(Ordering::Acquire) == seen && started.elapsed() < self.hand_off.spin {
             (0..SPINS_PER_LOOK).for_each(|_| std::hint::spin_loop());
+            // Whoever brings the next request may need this very processor.
+            thread::yield_now();
         }
         let mut state = lock(&self.state);
         state.has_spinner = false;
@@ -364,13 +366,13 @@ impl Queue {
     }
 
     /// Requests that wait, for tests.
-    #[cfg(test)]
+    #[cfg(all(test, not(feature = "shuttle")))]
     pub fn depth(&self) -> usize {
         lock(&self.state).batcher.len()
     }
 
     /// Whether every instance waits for requests, for tests.
-    #[cfg(test)]
+    #[cfg(all(test, not(feature = "shuttle")))]
     pub fn is_idle(&self) -> bool {
         lock(&self.state).seats.iter().all(|seat| seat.is_idle() && !seat.is_claimed)
     }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use torchmodel_core::{engine::fake::FakeModel, metrics::Metrics, repository::ModelRepository, tensor::DataType};
-use torchmodel_server::admission::Admission;
+use torchmodel_server::{admission::Admission, protocol::Limits};
 use torchmodel_testing::{Bounds, Served};
 
 use crate::CHILD;
@@ -48,7 +48,7 @@ pub fn run_child() {
         let (repository, metrics) = (Arc::new(ModelRepository::default()), Metrics::new());
         FakeModel::identity("echo", DataType::Uint8, &[-1]).serve(&repository, &metrics).unwrap();
         let bounds = Bounds {
-            max_request_bytes: MAX_REQUEST_BYTES,
+            limits: Limits { max_request_bytes: MAX_REQUEST_BYTES, ..Limits::default() },
             admission: Admission::new(MAX_INFLIGHT_BYTES),
             max_connections: MAX_CONNECTIONS,
             drain_timeout: Duration::ZERO,

@@ -17,7 +17,7 @@ use torchmodel_core::{
     service::InferenceService,
     tensor::{DataType, DataTypeExt, Tensor},
 };
-use torchmodel_server::admission::Admission;
+use torchmodel_server::{admission::Admission, protocol::Limits};
 use torchmodel_testing::{Bounds, Served};
 
 /// Every datatype of the protocol.
@@ -85,7 +85,8 @@ impl Server {
             model.serve(&repository, &metrics).unwrap();
         }
         let admission = Admission::new(max_inflight_bytes);
-        let bounds = Bounds { max_request_bytes: MAX_REQUEST_BYTES, admission: admission.clone(), ..Bounds::default() };
+        let limits = Limits { max_request_bytes: MAX_REQUEST_BYTES, ..Limits::default() };
+        let bounds = Bounds { limits, admission: admission.clone(), ..Bounds::default() };
         let served = Served::start(Arc::clone(&repository), metrics, bounds).await;
         let (rest, grpc, admin, service) = (served.rest, served.grpc, served.admin, served.service.clone());
         Self { rest, grpc, admin, repository, service, gate, admission, served }
@@ -136,6 +137,15 @@ fn models(gate: &Arc<Gate>) -> Vec<FakeModel> {
                 };
                 Ok(vec![combine("OUTPUT0", i32::wrapping_add)?, combine("OUTPUT1", i32::wrapping_sub)?])
             }),
+    );
+    models.push(
+        FakeModel::new("sink").input("input", DataType::Fp32, &[-1]).output("output", DataType::Fp32, &[1]).compute(
+            |_| {
+                let tensor = Tensor::new(DataType::Fp32, vec![1], vec![0; 4].into());
+                let tensor = tensor.map_err(|error| EngineError::Failed(error.to_string()))?;
+                Ok(vec![NamedTensor { name: "output".into(), tensor }])
+            },
+        ),
     );
     models.push(FakeModel::new("broken").compute(|_| Err(EngineError::Failed("it broke".into()))));
     let gate = Arc::clone(gate);
