@@ -37,10 +37,7 @@ fn write_facts(text: &mut String, facts: &ModuleFacts, sha256: &str) -> std::fmt
             .collect();
         writeln!(text, "  {}({}) -> {}", method.name, arguments.join(", "), method.returns)?;
         if method.is_stateful {
-            writeln!(
-                text,
-                "    stateful: it writes to the model's own attributes, so requests run one at a time, in order"
-            )?;
+            writeln!(text, "    stateful: it may write to the model itself, so requests run one at a time, in order")?;
         }
         if method.mutates_inputs {
             writeln!(text, "    writes to its inputs: they are copied for each request")?;
@@ -94,7 +91,7 @@ mod tests {
     #[test]
     fn the_manifest_it_prints_is_a_torchmodel() {
         let json = r#"{"class_name":"M","methods":[{"name":"forward","arguments":[{"name":"x","type":{"kind":"Tensor"},"has_default":false}],
-            "returns":{"kind":"Tensor"},"is_stateful":true,"mutates_inputs":false}],"parameters":{"count":2,"size_bytes":1234567},
+            "returns":{"kind":"Tensor"},"is_stateful":true,"writes_constants":false,"mutates_inputs":false,"is_random":false}],"parameters":{"count":2,"size_bytes":1234567},
             "buffers":{"count":0,"size_bytes":0},"parameter_types":["Float"],"constant_devices":[]}"#;
         let facts: ModuleFacts = serde_json::from_str(json).unwrap();
         let text = describe(&facts, "My: Model", &"0".repeat(64));

@@ -73,7 +73,7 @@ pub async fn serve(arguments: ServeArguments, loader: Arc<dyn Loader>, mut signa
     let serving = Serving {
         service: service.clone(),
         metrics: metrics.clone(),
-        limits: Limits { max_request_bytes: arguments.max_request_bytes },
+        limits: Limits { max_request_bytes: arguments.max_request_bytes, ..Limits::default() },
         admission: admission(&arguments)?,
         max_connections: server::connections_within(machine::raise_open_files()),
         io_threads: arguments.io_threads.map_or_else(machine::io_threads, NonZeroUsize::get),
@@ -175,7 +175,7 @@ impl Starting {
         let recorded = metrics.clone();
         let load = tokio::task::spawn_blocking(move || {
             let loading = Instant::now();
-            let in_memory = loader.load(&ModelFiles { path: artifact.path }, &config)?;
+            let in_memory = loader.load(&ModelFiles { archive: artifact.file, path: artifact.path }, &config)?;
             // A closed channel means that the process is stopping already.
             let model = Version::start(
                 in_memory,

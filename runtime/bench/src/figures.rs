@@ -155,7 +155,7 @@ impl Figures {
 /// The median of each column over rounds.
 #[must_use]
 pub fn medians(rounds: &[Figures]) -> Vec<f64> {
-    medians_of(rounds.iter().map(|round| round.columns().collect()).collect())
+    medians_of(&rounds.iter().map(|round| round.columns().collect()).collect::<Vec<_>>())
 }
 
 /// The median of each column's ratio of `new` to `old` in the same round: what slows the machine for a while slows both.
@@ -163,10 +163,10 @@ pub fn medians(rounds: &[Figures]) -> Vec<f64> {
 pub fn median_ratios(new: &[Figures], old: &[Figures]) -> Vec<f64> {
     let round =
         |(new, old): (&Figures, &Figures)| new.columns().zip(old.columns()).map(|(new, old)| new / old).collect();
-    medians_of(new.iter().zip(old).map(round).collect())
+    medians_of(&new.iter().zip(old).map(round).collect::<Vec<_>>())
 }
 
-fn medians_of(rounds: Vec<Vec<f64>>) -> Vec<f64> {
+fn medians_of(rounds: &[Vec<f64>]) -> Vec<f64> {
     let columns = rounds.first().map_or(0, Vec::len);
     let column = |index| median(rounds.iter().filter_map(|round| round.get(index).copied()).collect());
     (0..columns).map(column).collect()

@@ -184,20 +184,6 @@ impl Binding {
         &self.signature
     }
 
-    /// Whether every input's datatype and shape is known.
-    #[must_use]
-    pub fn is_fully_declared(&self) -> bool {
-        self.signature.inputs.iter().all(|input| input.datatype.is_some() && input.shape.is_some())
-    }
-
-    /// Whether an input's values, and not its form alone, may be wrong: numbers that count or select, and texts that are looked
-    /// up.
-    #[must_use]
-    pub fn depends_on_values(&self) -> bool {
-        let is_float = |datatype| matches!(datatype, DataType::Fp16 | DataType::Bf16 | DataType::Fp32 | DataType::Fp64);
-        self.signature.inputs.iter().any(|input| !input.datatype.is_some_and(is_float))
-    }
-
     /// Gives the leaves of what the method returned the names that clients see.
     pub fn named(&self, mut outputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, EngineError> {
         if self.signature.are_outputs_known {

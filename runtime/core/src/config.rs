@@ -52,6 +52,8 @@ pub struct ModelConfig {
     pub batching: Option<Batching>,
     /// Instances on the device.
     pub instances: usize,
+    /// Whether answers depend on earlier requests; `None` to find out.
+    pub is_stateful: Option<bool>,
     /// Whether to freeze.
     pub freeze: bool,
     /// Threads inside one operator; `None` for a share of the CPUs.
@@ -93,6 +95,7 @@ impl ModelConfig {
             outputs: spec.outputs.clone(),
             batching,
             instances: spec.instances.map_or(1, |count| usize::try_from(count.max(1)).unwrap_or(1)),
+            is_stateful: spec.stateful,
             freeze: optimize.freeze.unwrap_or(false),
             intra_op_threads: optimize.intra_op_threads,
             warmup: check_warmup(spec, batching)?,

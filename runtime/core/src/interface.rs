@@ -78,6 +78,15 @@ pub enum ValueType {
 }
 
 impl Interface {
+    /// The same, with the method of that name known to keep state.
+    #[must_use]
+    pub fn with_state(mut self, name: &str) -> Self {
+        for method in self.methods.iter_mut().filter(|method| method.name == name) {
+            method.is_stateful = true;
+        }
+        self
+    }
+
     /// The method of that name. Errors: there is none; says which there are.
     pub fn method(&self, name: &str) -> Result<&MethodInterface, Failure> {
         self.methods.iter().find(|method| method.name == name).ok_or_else(|| {

@@ -8,6 +8,7 @@ pub mod batcher;
 pub mod binding;
 pub mod config;
 pub mod engine;
+pub mod freedom;
 pub mod inference;
 pub mod interface;
 pub mod loader;

@@ -4,14 +4,14 @@
 //! program becomes its instances. `torchmodel-torch` implements both. Invariant: nothing is decided in an engine that the plan
 //! decides.
 
-use std::path::PathBuf;
+use std::{fs::File, path::PathBuf, sync::Arc};
 
 use torchmodel_crds::Failure;
 
 use crate::{
     binding::Binding,
     config::ModelConfig,
-    engine::BoxedInstance,
+    engine::{BoxedInstance, EngineInput},
     interface::Interface,
     plan::{ExecutionPlan, Machine},
     signature::Signature,
@@ -19,9 +19,11 @@ use crate::{
 };
 
 /// The files of one model, local and verified.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ModelFiles {
-    /// The archive.
+    /// The archive, open: the descriptor whose bytes were verified. An engine reads this, by position, and not the path.
+    pub archive: Arc<File>,
+    /// Where the archive is, for words.
     pub path: PathBuf,
 }
 
@@ -29,6 +31,13 @@ pub struct ModelFiles {
 pub trait Program: Send {
     /// What it says about itself.
     fn interface(&self) -> &Interface;
+
+    /// Whether running `inputs` shows that the method keeps state that its interface does not tell: memory of the program changes,
+    /// or the same inputs get another answer. The program is as it was opened afterwards. An engine that cannot look says no.
+    fn shows_state(&mut self, binding: &Binding, inputs: &[EngineInput]) -> Result<bool, Failure> {
+        let _ = (binding, inputs);
+        Ok(false)
+    }
 
     /// Its instances, one for each of the plan's placements, in that order.
     fn instances(self: Box<Self>, plan: &ExecutionPlan, binding: &Binding) -> Result<Vec<BoxedInstance>, Failure>;
@@ -44,13 +53,39 @@ pub trait Loader: Send + Sync {
 
     /// Opens `files`, decides how the program is run and makes its instances. Blocks.
     fn load(&self, files: &ModelFiles, config: &ModelConfig) -> Result<LoadedModel, Failure> {
-        let program = self.open(files, config)?;
-        let plan = ExecutionPlan::of(program.interface(), config, &self.machine())?;
-        let binding = Binding::new(program.interface(), config, &plan)?;
-        let warmup = Warmup::of(config, binding.signature(), &plan)?;
+        let mut program = self.open(files, config)?;
+        let machine = self.machine();
+        let mut decided = decide(program.interface(), config, &machine)?;
+        let (plan, binding, warmup) = &decided;
+        let is_open = config.is_stateful.is_none() && !plan.is_stateful;
+        if is_open
+            && let Some(inputs) = warmup.runs().first()
+            && program.shows_state(binding, inputs)?
+        {
+            tracing::warn!(
+                model = config.name.as_str(),
+                "method '{}' keeps something from one call to the next, which its code does not tell: it is served as stateful, by \
+                 one instance, in order of arrival, without batching and freezing. If its answers do not depend on earlier \
+                 requests, set model.stateful: false",
+                config.method
+            );
+            decided = decide(&program.interface().clone().with_state(&config.method), config, &machine)?;
+        }
+        let (plan, binding, warmup) = decided;
         let instances = program.instances(&plan, &binding)?;
         Ok(LoadedModel { binding, plan, warmup, instances })
     }
+}
+
+fn decide(
+    interface: &Interface,
+    config: &ModelConfig,
+    machine: &Machine,
+) -> Result<(ExecutionPlan, Binding, Warmup), Failure> {
+    let plan = ExecutionPlan::of(interface, config, machine)?;
+    let binding = Binding::new(interface, config, &plan)?;
+    let warmup = Warmup::of(config, binding.signature(), &plan)?;
+    Ok((plan, binding, warmup))
 }
 
 /// A model in memory, before its instances run. Made by [`Loader::load`], used up by [`crate::scheduler::Scheduler::start`].
@@ -70,5 +105,85 @@ impl LoadedModel {
     #[must_use]
     pub fn signature(&self) -> &Signature {
         self.binding.signature()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use torchmodel_crds::ModelSpec;
+
+    use super::*;
+    use crate::{
+        interface::{ArgumentInterface, MethodInterface, ValueType},
+        plan::DeviceKind,
+    };
+
+    /// A program of one method, which says that it keeps nothing; what a run shows is another matter.
+    struct Opened {
+        interface: Interface,
+        shows_state: bool,
+    }
+
+    impl Loader for Opened {
+        fn machine(&self) -> Machine {
+            Machine { cpus: 4, devices: vec![DeviceKind::Cpu] }
+        }
+
+        fn open(&self, _: &ModelFiles, _: &ModelConfig) -> Result<Box<dyn Program>, Failure> {
+            Ok(Box::new(Self { interface: self.interface.clone(), ..*self }))
+        }
+    }
+
+    impl Program for Opened {
+        fn interface(&self) -> &Interface {
+            &self.interface
+        }
+
+        fn shows_state(&mut self, _: &Binding, inputs: &[EngineInput]) -> Result<bool, Failure> {
+            assert_eq!(inputs.iter().map(|input| &input.shape[..]).collect::<Vec<_>>(), [[1, 2]]);
+            Ok(self.shows_state)
+        }
+
+        fn instances(self: Box<Self>, _: &ExecutionPlan, _: &Binding) -> Result<Vec<BoxedInstance>, Failure> {
+            Ok(Vec::new())
+        }
+    }
+
+    fn loaded(shows_state: bool, stateful: Option<bool>, iterations: u32) -> LoadedModel {
+        let argument = ArgumentInterface { name: "x".into(), value_type: ValueType::Tensor, has_default: false };
+        let method = MethodInterface {
+            name: "forward".into(),
+            arguments: vec![argument],
+            returns: ValueType::Tensor,
+            is_stateful: false,
+            mutates_inputs: false,
+        };
+        let spec = serde_json::json!({
+            "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
+            "batching": {"maxBatchSize": 8},
+            "stateful": stateful,
+            "warmup": {"iterations": iterations},
+        });
+        let spec: ModelSpec = serde_json::from_value(spec).unwrap();
+        let config = ModelConfig::check(&spec, Some("m".into())).unwrap();
+        let files = ModelFiles { archive: Arc::new(File::open("/dev/null").unwrap()), path: PathBuf::new() };
+        let loader = Opened { interface: Interface { methods: vec![method] }, shows_state };
+        loader.load(&files, &config).unwrap()
+    }
+
+    #[test]
+    fn a_program_that_shows_state_when_it_runs_is_served_as_stateful() {
+        let model = loaded(true, None, 3);
+        assert!(model.plan.is_stateful && model.signature().is_stateful);
+        assert_eq!(model.signature().max_batch_size, None);
+        assert!(!model.signature().inputs[0].is_batched);
+        assert_eq!(loaded(false, None, 3).signature().max_batch_size, Some(8));
+    }
+
+    #[test]
+    fn what_the_configuration_says_is_not_looked_for() {
+        assert!(!loaded(true, Some(false), 3).plan.is_stateful);
+        assert!(loaded(false, Some(true), 3).plan.is_stateful);
+        assert!(!loaded(true, None, 0).plan.is_stateful, "without a warm-up nothing is run");
     }
 }

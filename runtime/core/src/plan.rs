@@ -123,7 +123,9 @@ impl ExecutionPlan {
             let message = "no device to load the model onto";
             return Err(Failure::new(FailurePhase::Load, FailureReason::SpecInvalid, message));
         };
-        let is_stateful = method.is_stateful;
+        let is_stateful = config.is_stateful.unwrap_or(method.is_stateful);
+        // What the method writes to is as unsafe to share when the configuration says that it does not matter.
+        let writes = is_stateful || method.is_stateful;
         let batching = config.batching.filter(|_| !is_stateful);
         let max_batch_size = batching.map(|batching| batching.max_batch_size);
         let max_delay = batching.map_or(Duration::ZERO, |batching| batching.max_delay);
@@ -139,13 +141,13 @@ impl ExecutionPlan {
             placements,
             max_batch_size,
             queue: BatcherConfig { max_rows: max_batch_size.unwrap_or(1), max_delay, max_queue: config.max_queue },
-            is_frozen: config.freeze && !is_stateful,
-            copies: Copies { inputs: method.mutates_inputs || is_stateful, outputs: is_stateful },
+            is_frozen: config.freeze && !writes,
+            copies: Copies { inputs: method.mutates_inputs || writes, outputs: writes },
             warmup: WarmupPlan {
                 batch_sizes: warmup_sizes(config, max_batch_size),
                 minimum_runs: config.warmup.iterations,
                 maximum_runs: config.warmup.iterations.max(MAX_WARMUP_RUNS),
-                is_on_a_copy: is_stateful,
+                is_on_a_copy: writes,
             },
             hand_off: HandOff {
                 spin: if machine.cpus > 1 { SPIN } else { Duration::ZERO },
@@ -275,6 +277,19 @@ mod tests {
         assert!(pure.is_frozen && !pure.warmup.is_on_a_copy);
         assert_eq!(pure.copies, Copies { inputs: false, outputs: false });
         assert_eq!(plan(&interface(false, true), spec, 4, CPU).copies, Copies { inputs: true, outputs: false });
+    }
+
+    #[test]
+    fn the_configuration_has_the_last_word_on_state_but_not_on_memory() {
+        let spec =
+            r#"{"stateful": false, "instances": 2, "batching": {"maxBatchSize": 8}, "optimize": {"freeze": true}}"#;
+        let overruled = plan(&interface(true, false), spec, 4, CPU);
+        assert!(!overruled.is_stateful && !overruled.is_frozen && overruled.warmup.is_on_a_copy);
+        assert_eq!((overruled.placements.len(), overruled.max_batch_size), (2, Some(8)));
+        assert_eq!(overruled.copies, Copies { inputs: true, outputs: true });
+        let stateful = plan(&interface(false, false), &spec.replace("false", "true"), 4, CPU);
+        assert!(stateful.is_stateful && !stateful.is_frozen && stateful.warmup.is_on_a_copy);
+        assert_eq!((stateful.placements.len(), stateful.max_batch_size), (1, None));
     }
 
     #[test]

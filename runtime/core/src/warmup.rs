@@ -78,6 +78,12 @@ impl Warmup {
         Ok(planned)
     }
 
+    /// The inputs of each run, those of the smallest batch first.
+    #[must_use]
+    pub fn runs(&self) -> &[Vec<EngineInput>] {
+        &self.runs
+    }
+
     /// Runs them, teaches `binding` what came out, and leaves the instance with the threads that it is to serve with.
     pub fn run(
         &self,

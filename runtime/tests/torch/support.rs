@@ -1,6 +1,6 @@
 //! A model behind real sockets, and the smallest clients that can ask it.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tempfile::TempDir;
@@ -48,7 +48,8 @@ pub struct Served {
 pub fn load(path: &Path, spec: &str) -> Result<(Version, Metrics), Failure> {
     let spec: ModelSpec = serde_yaml::from_str(spec).unwrap();
     let config = ModelConfig::check(&spec, Some("m".into())).unwrap();
-    let loaded = TorchLoader::new(vec![tch::Device::Cpu]).load(&ModelFiles { path: path.to_owned() }, &config)?;
+    let files = ModelFiles { archive: Arc::new(File::open(path).unwrap()), path: path.to_owned() };
+    let loaded = TorchLoader::new(vec![tch::Device::Cpu]).load(&files, &config)?;
     let metrics = Metrics::new();
     let recorded = metrics.model(&config.name, ModelVersion::FIRST);
     let model = Version::start(loaded, config, recorded, Arc::new(|failure| panic!("{failure:?}")))?;

@@ -144,7 +144,7 @@ std::string describe(const torch::jit::Module &module) {
                ",\"returns\":" + (schema.returns().empty() ? "{\"kind\":\"None\"}" : type_json(schema.returns()[0].type())) +
                ",\"is_stateful\":" + boolean(effects.state || effects.constants) +
                ",\"writes_constants\":" + boolean(effects.constants) +
-               ",\"mutates_inputs\":" + boolean(effects.inputs) + "}";
+               ",\"mutates_inputs\":" + boolean(effects.inputs) + ",\"is_random\":" + boolean(effects.random) + "}";
   }
   std::set<std::string> datatypes;
   std::string parameters = sizes_json(module.parameters(), datatypes);

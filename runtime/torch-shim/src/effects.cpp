@@ -333,6 +333,7 @@ private:
     bool is_own = node->kind().is_aten() || node->kind().is_prim();
     if (!is_own && node->getOperator().aliasAnalysisKind() == c10::AliasAnalysisKind::CONSERVATIVE) return unknown(node);
     std::string name = node->kind().toQualString();
+    effects_.random = effects_.random || (node->isNondeterministic() && is_training(node, *schema));
     written_by(node, *schema, name);
     for (size_t i = 0; i < node->outputs().size(); ++i) {
       Value *output = node->outputs()[i];
@@ -369,7 +370,7 @@ private:
     }
   }
 
-  // Whether a normalisation may update its statistics: unless its flag is known to be off.
+  // Whether a normalisation may update its statistics, or a dropout draw numbers: unless its flag is known to be off.
   bool is_training(Node *node, const c10::FunctionSchema &schema) {
     for (size_t i = 0; i < node->inputs().size() && i < schema.arguments().size(); ++i) {
       const auto &name = schema.arguments()[i].name();

@@ -12,6 +12,7 @@ struct Effects {
   bool state = false;      // the module: attributes, what is inside them, and objects behind interfaces
   bool constants = false;  // values captured in the code, which every copy of the module shares
   bool inputs = false;     // the arguments' memory
+  bool random = false;     // none, but it draws random numbers: two equal calls may differ
 };
 
 // `graph` is inlined and its first input is `self`. Errs towards "writes": where the code does not tell, it says so.

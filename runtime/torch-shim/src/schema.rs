@@ -38,6 +38,7 @@ pub struct Sizes {
 
 /// A method and what it does to memory that is not its own.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "four facts that do not hang together")]
 pub struct Method {
     /// Its name.
     pub name: String,
@@ -52,6 +53,8 @@ pub struct Method {
     pub writes_constants: bool,
     /// Whether it may write to its arguments' memory.
     pub mutates_inputs: bool,
+    /// Whether it may draw random numbers, so that two equal calls differ.
+    pub is_random: bool,
 }
 
 /// One argument of a method.

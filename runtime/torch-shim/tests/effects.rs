@@ -227,6 +227,20 @@ fn a_write_to_an_argument_is_told_apart_from_state() {
 }
 
 #[test]
+fn a_method_that_draws_random_numbers_is_told() {
+    let folder = TempDir::new().unwrap();
+    for (body, is_random) in [
+        ("y = torch.rand_like(x)\nreturn y", true),
+        ("return torch.dropout(x, 0.5, True)", true),
+        ("return torch.dropout(x, 0.5, False)", false),
+        ("return torch.dropout(x, 0.5, self.training)", false),
+        ("return x + 1", false),
+    ] {
+        assert_eq!(forward(&folder, body).is_random, is_random, "{body}");
+    }
+}
+
+#[test]
 fn a_kept_input_that_is_written_to_later_is_both() {
     let folder = TempDir::new().unwrap();
     let method = forward(&folder, "self.w = x\nself.w.add_(1)");

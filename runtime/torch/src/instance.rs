@@ -9,29 +9,43 @@ use std::{
     time::{Duration, Instant},
 };
 
-use torch_shim::{Argument, Module, Output, TorchError, TorchErrorKind};
+use torch_shim::{Argument, ConstantValues, Module, Output};
 use torchmodel_core::{
     binding::Binding,
     engine::{BoxedInstance, EngineError, EngineInput, Execution, ExecutionTimings, Instance, boxed},
-    inference::NamedTensor,
     plan::{Copies, ExecutionPlan},
 };
 use torchmodel_crds::Failure;
 
-use crate::{convert, load_failure};
+use crate::{convert, fault::FaultContext, load_failure, print};
 
 thread_local! {
     /// What this thread last told libtorch; the setting is a thread's own.
     static THREADS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// One instance.
+/// One instance. Dropped by the thread that ran it, and a copy by the warm-up before its original serves.
 pub struct TorchInstance {
     module: Module,
     device: tch::Device,
     binding: Arc<Binding>,
     copies: Copies,
     threads: usize,
+    /// Whose print it is.
+    model: Arc<str>,
+    /// In a copy: what it shares with the module that it is a copy of.
+    _restored: Option<RestoredOnDrop>,
+}
+
+/// Constants of a module's code, which hold again what they held when whoever wrote to them is gone.
+struct RestoredOnDrop(ConstantValues);
+
+impl Drop for RestoredOnDrop {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.restore() {
+            tracing::error!("the constants that a warm-up may have written to could not be put back: {error}");
+        }
+    }
 }
 
 /// Arguments, and how long it took to lay them out.
@@ -47,12 +61,19 @@ pub struct Ticket {
 }
 
 impl TorchInstance {
-    pub fn new(module: Module, device: tch::Device, plan: &ExecutionPlan, binding: &Binding) -> Self {
-        Self { module, device, binding: Arc::new(binding.clone()), copies: plan.copies, threads: 1 }
+    pub fn new(module: Module, device: tch::Device, model: &Arc<str>, how: (&ExecutionPlan, &Binding)) -> Self {
+        let (plan, binding) = how;
+        let (binding, model) = (Arc::new(binding.clone()), Arc::clone(model));
+        Self { module, device, binding, copies: plan.copies, threads: 1, model, _restored: None }
     }
 
-    /// Tells libtorch how many threads an operator may use that this thread calls.
-    fn apply_threads(&self) {
+    fn fault(&self) -> FaultContext<'_> {
+        FaultContext { device: self.device, binding: &self.binding }
+    }
+
+    /// Tells libtorch how many threads an operator may use that this thread calls, and the log whose model it runs.
+    fn enter(&self) {
+        print::enter(&self.model);
         if THREADS.replace(self.threads) != self.threads {
             tch::set_num_threads(i32::try_from(self.threads).unwrap_or(i32::MAX));
         }
@@ -75,30 +96,26 @@ impl Instance for TorchInstance {
     }
 
     fn copy(&self) -> Result<Option<BoxedInstance>, Failure> {
+        let restored = RestoredOnDrop(self.module.keep_constants().map_err(|error| load_failure(&error))?);
         let module = self.module.deep_copy().map_err(|error| load_failure(&error))?;
-        Ok(Some(boxed(Self { module, binding: Arc::clone(&self.binding), ..*self })))
+        let (binding, model) = (Arc::clone(&self.binding), Arc::clone(&self.model));
+        Ok(Some(boxed(Self { module, binding, model, _restored: Some(restored), ..*self })))
     }
 
     fn stage(&mut self, inputs: Vec<EngineInput>) -> Result<Staged, EngineError> {
         let started = Instant::now();
-        let mut arguments: Vec<Argument> = self.binding.method().arguments.iter().map(|_| Argument::Default).collect();
-        for input in &inputs {
-            let Some(parameter) = self.binding.parameters().get(input.index) else { continue };
-            let argument = convert::argument(input, parameter.kind, self.device, self.copies.inputs)?;
-            if let Some(slot) = arguments.get_mut(parameter.position) {
-                *slot = argument;
-            }
-        }
+        let arguments = convert::arguments(&self.binding, &inputs, self.device, self.copies.inputs)
+            .map_err(|error| self.fault().of_conversion(error))?;
         Ok(Staged { arguments, elapsed: started.elapsed() })
     }
 
     fn launch(&mut self, staged: Staged) -> Result<Ticket, EngineError> {
-        self.apply_threads();
+        self.enter();
         let started = Instant::now();
         let outputs = self
             .module
             .run(&self.binding.method().name, &staged.arguments)
-            .map_err(|error| engine_error(&error, &self.binding, self.device))?;
+            .map_err(|error| self.fault().of_call(&error))?;
         let timings = ExecutionTimings {
             compute_input: staged.elapsed,
             compute_infer: started.elapsed(),
@@ -109,42 +126,8 @@ impl Instance for TorchInstance {
 
     fn finish(&mut self, ticket: Ticket) -> Result<Execution, EngineError> {
         let started = Instant::now();
-        let tensors = ticket.outputs.into_iter().map(|Output { path, value }| {
-            let tensor = convert::output(value, self.copies.outputs);
-            let tensor = tensor.map_err(|message| EngineError::Failed(format!("output '{path}': {message}")))?;
-            Ok(NamedTensor { name: path, tensor })
-        });
-        let outputs = tensors.collect::<Result<_, EngineError>>()?;
+        let outputs =
+            convert::outputs(ticket.outputs, self.copies.outputs).map_err(|error| self.fault().of_conversion(error))?;
         Ok(Execution { outputs, timings: ExecutionTimings { compute_output: started.elapsed(), ..ticket.timings } })
     }
-}
-
-fn engine_error(error: &TorchError, binding: &Binding, device: tch::Device) -> EngineError {
-    match error.kind {
-        TorchErrorKind::OutOfMemory => EngineError::OutOfMemory(last_line(&error.message)),
-        // The text may be the request's own: only the device can say that it is lost.
-        TorchErrorKind::Device if device.is_cuda() && torch_shim::is_device_lost(device) => {
-            EngineError::DeviceLost(last_line(&error.message))
-        }
-        // An exception that the model raises, or an argument that its schema refuses, speaks of the request.
-        TorchErrorKind::Raised | TorchErrorKind::Argument => EngineError::Refused(last_line(&error.message)),
-        // An operator that fails may be the model's fault or the request's. Where datatypes and shapes were declared and
-        // checked, it is the model's.
-        _ if !binding.is_fully_declared() => EngineError::Refused(format!(
-            "{}; declare datatype and shape in model.inputs to have requests checked before they run",
-            last_line(&error.message)
-        )),
-        // An index out of range or a word that is not in the vocabulary looks like any other failed operator.
-        _ if binding.depends_on_values() => EngineError::Refused(last_line(&error.message)),
-        _ => {
-            tracing::error!(method = binding.method().name, "the model failed: {}", error.message);
-            EngineError::Failed(last_line(&error.message))
-        }
-    }
-}
-
-/// The interpreter puts a traceback of TorchScript source before the sentence that says what was wrong.
-fn last_line(message: &str) -> String {
-    let line = message.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or(message);
-    line.trim().trim_start_matches("RuntimeError: ").to_owned()
 }

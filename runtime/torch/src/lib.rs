@@ -5,16 +5,19 @@
 
 mod convert;
 mod device;
+mod fault;
 mod instance;
 mod interface;
+mod observe;
+mod print;
 
-use std::path::{Path, PathBuf};
+use std::{fs::File, sync::Arc};
 
 use torch_shim::{Module, ModuleFacts, TorchError, TorchErrorKind};
 use torchmodel_core::{
     binding::Binding,
     config::ModelConfig,
-    engine::{BoxedInstance, boxed},
+    engine::{BoxedInstance, EngineInput, boxed},
     interface::Interface,
     loader::{Loader, ModelFiles, Program},
     plan::{DeviceKind, ExecutionPlan, Machine},
@@ -46,20 +49,27 @@ impl Loader for TorchLoader {
 
     fn open(&self, files: &ModelFiles, config: &ModelConfig) -> Result<Box<dyn Program>, Failure> {
         let device = self.devices.first().copied().unwrap_or(tch::Device::Cpu);
-        let module = Module::load(&files.path, device).map_err(|error| load_failure(&error))?;
+        let module = Module::load_from(&files.archive, device).map_err(|error| load_failure(&error))?;
         let facts = module.describe().map_err(|error| load_failure(&error))?;
         announce(&facts, config, device);
         let interface = interface::of(&facts);
-        Ok(Box::new(TorchProgram { path: files.path.clone(), devices: self.devices.clone(), module, interface }))
+        print::handle();
+        let (model, archive) = (config.name.as_str().into(), Arc::clone(&files.archive));
+        let is_random = facts.method(&config.method).is_some_and(|method| method.is_random);
+        let devices = self.devices.clone();
+        Ok(Box::new(TorchProgram { model, archive, devices, module, interface, is_random }))
     }
 }
 
 /// An archive on the first of its devices.
 struct TorchProgram {
-    path: PathBuf,
+    model: Arc<str>,
+    archive: Arc<File>,
     devices: Vec<tch::Device>,
     module: Module,
     interface: Interface,
+    /// Whether two equal calls of the served method may differ without any state.
+    is_random: bool,
 }
 
 impl Program for TorchProgram {
@@ -67,8 +77,20 @@ impl Program for TorchProgram {
         &self.interface
     }
 
+    fn shows_state(&mut self, binding: &Binding, inputs: &[EngineInput]) -> Result<bool, Failure> {
+        let device = self.devices.first().copied().unwrap_or(tch::Device::Cpu);
+        print::enter(&self.model);
+        let found = observe::shows_state(&mut self.module, device, binding, (inputs, self.is_random));
+        let found = found.map_err(|error| load_failure(&error))?;
+        if found {
+            // The one that was run is no longer what was saved.
+            self.module = Module::load_from(&self.archive, device).map_err(|error| load_failure(&error))?;
+        }
+        Ok(found)
+    }
+
     fn instances(self: Box<Self>, plan: &ExecutionPlan, binding: &Binding) -> Result<Vec<BoxedInstance>, Failure> {
-        let Self { path, devices, module, .. } = *self;
+        let Self { model, archive, devices, module, .. } = *self;
         let mut opened = Some(module);
         let mut instances = Vec::with_capacity(plan.placements.len());
         for (index, device) in devices.into_iter().enumerate() {
@@ -78,10 +100,10 @@ impl Program for TorchProgram {
             }
             let module = match opened.take().filter(|_| index == 0) {
                 Some(module) => module,
-                None => Module::load(&path, device).map_err(|error| load_failure(&error))?,
+                None => Module::load_from(&archive, device).map_err(|error| load_failure(&error))?,
             };
             for module in copies(module, count, plan, binding).map_err(|error| load_failure(&error))? {
-                instances.push(boxed(TorchInstance::new(module, device, plan, binding)));
+                instances.push(boxed(TorchInstance::new(module, device, &model, (plan, binding))));
             }
         }
         Ok(instances)
@@ -90,8 +112,11 @@ impl Program for TorchProgram {
 
 /// So many handles on the module's weights, as the plan wants them.
 fn copies(module: Module, count: usize, plan: &ExecutionPlan, binding: &Binding) -> Result<Vec<Module>, TorchError> {
-    let module = if plan.is_frozen { module.freeze(&binding.method().name)? } else { module };
-    let mut modules = (1..count).map(|_| module.share()).collect::<Result<Vec<_>, _>>()?;
+    let method = binding.method();
+    let mut module = if plan.is_frozen { module.freeze(&method.name)? } else { module };
+    // A method that writes to the module, whatever the configuration says of it, has weights of its own on each thread.
+    let mut copy = || if method.is_stateful { module.deep_copy() } else { module.share(&method.name) };
+    let mut modules = (1..count).map(|_| copy()).collect::<Result<Vec<_>, _>>()?;
     modules.push(module);
     Ok(modules)
 }
@@ -107,12 +132,19 @@ fn announce(facts: &ModuleFacts, config: &ModelConfig, device: tch::Device) {
         "loaded the archive"
     );
     if facts.method(&config.method).is_some_and(|method| method.is_stateful) {
-        tracing::warn!(
-            model,
-            "method '{}' writes to the model's own attributes: answers depend on earlier requests. It is served by one \
-             instance, in order of arrival, without batching and freezing",
-            config.method
-        );
+        let method = &config.method;
+        if config.is_stateful == Some(false) {
+            tracing::warn!(
+                model,
+                "method '{method}' may write to the model itself; model.stateful: false has it served as if not"
+            );
+        } else {
+            tracing::warn!(
+                model,
+                "method '{method}' may write to the model itself: answers depend on earlier requests. It is served by one \
+                 instance, in order of arrival, without batching and freezing"
+            );
+        }
     }
     let foreign: Vec<_> =
         facts.constant_devices.iter().filter(|found| **found != device::name(device) && *found != "cpu").collect();
@@ -131,15 +163,19 @@ fn load_failure(error: &TorchError) -> Failure {
         TorchErrorKind::OutOfMemory if error.message.contains("CUDA") => FailureReason::OutOfDeviceMemory,
         TorchErrorKind::OutOfMemory => FailureReason::OutOfHostMemory,
         TorchErrorKind::Device => FailureReason::DriverTooOld,
-        TorchErrorKind::Archive | TorchErrorKind::Raised | TorchErrorKind::Argument | TorchErrorKind::Torch => {
-            FailureReason::NotTorchScript
-        }
+        TorchErrorKind::Archive
+        | TorchErrorKind::Raised
+        | TorchErrorKind::Argument
+        | TorchErrorKind::Shape
+        | TorchErrorKind::Datatype
+        | TorchErrorKind::Index
+        | TorchErrorKind::Torch => FailureReason::NotTorchScript,
     };
     Failure::new(FailurePhase::Load, reason, error.message.clone())
 }
 
 /// Loads an archive on the CPU and tells what is in it, for `inspect`.
-pub fn inspect(path: &Path) -> Result<ModuleFacts, Failure> {
-    let module = Module::load(path, tch::Device::Cpu).map_err(|error| load_failure(&error))?;
+pub fn inspect(archive: &File) -> Result<ModuleFacts, Failure> {
+    let module = Module::load_from(archive, tch::Device::Cpu).map_err(|error| load_failure(&error))?;
     module.describe().map_err(|error| load_failure(&error))
 }

@@ -56,7 +56,7 @@ pub fn run_child() {
         let serving = Serving {
             service: InferenceService::new(repository),
             metrics,
-            limits: Limits { max_request_bytes: MAX_REQUEST_BYTES },
+            limits: Limits { max_request_bytes: MAX_REQUEST_BYTES, ..Limits::default() },
             admission: Admission::new(MAX_INFLIGHT_BYTES),
             max_connections: MAX_CONNECTIONS,
             io_threads: 2,

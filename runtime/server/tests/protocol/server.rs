@@ -93,7 +93,7 @@ impl Server {
         let serving = Serving {
             service: service.clone(),
             metrics,
-            limits: Limits { max_request_bytes: MAX_REQUEST_BYTES },
+            limits: Limits { max_request_bytes: MAX_REQUEST_BYTES, ..Limits::default() },
             admission: admission.clone(),
             max_connections: 1000,
             io_threads: 2,
@@ -153,6 +153,15 @@ fn models(gate: &Arc<Gate>) -> Vec<FakeModel> {
                 };
                 Ok(vec![combine("OUTPUT0", i32::wrapping_add)?, combine("OUTPUT1", i32::wrapping_sub)?])
             }),
+    );
+    models.push(
+        FakeModel::new("sink").input("input", DataType::Fp32, &[-1]).output("output", DataType::Fp32, &[1]).compute(
+            |_| {
+                let tensor = Tensor::new(DataType::Fp32, vec![1], vec![0; 4].into());
+                let tensor = tensor.map_err(|error| EngineError::Failed(error.to_string()))?;
+                Ok(vec![NamedTensor { name: "output".into(), tensor }])
+            },
+        ),
     );
     models.push(FakeModel::new("broken").compute(|_| Err(EngineError::Failed("it broke".into()))));
     let gate = Arc::clone(gate);
