@@ -78,6 +78,12 @@ generate: libtorch ## Write the generated files: CRD, chart copy, lists of flags
 	@$(CARGO) run --quiet -p torchmodel-crds --features kubernetes --bin crd -- --write
 	@TORCHMODEL_GENERATE=1 $(CARGO) test --quiet -p torchmodel-crds -p torchmodel-operator -p torchmodel-runtime generated
 
+# --- Measuring -------------------------------------------------------------------------------------------------------
+
+.PHONY: bench-wire
+bench-wire: libtorch ## Compare what requests cost this runtime and the slice's (ARGUMENTS="--quick" for a short version)
+	@runtime/bench/wire.sh $(ARGUMENTS)
+
 # --- The local cluster -----------------------------------------------------------------------------------------------
 
 .PHONY: cluster-programs
@@ -96,12 +102,20 @@ cluster-down: ## End it, leaving nothing behind (root)
 
 # --- Testing ---------------------------------------------------------------------------------------------------------
 
+.PHONY: format
+format: ## Write Rust and shell as `make lint` wants them
+	@$(CARGO) fmt --all
+	@tests/lint.sh format
+
 .PHONY: lint
-lint: libtorch ## Format and lints (clippy pedantic, no warnings)
+lint: libtorch ## Format, lints (clippy pedantic, no warnings), scripts, licences
 	@$(call say,format)
 	@$(CARGO) fmt --all --check
+	@$(call say,scripts and dependencies)
+	@tests/lint.sh
 	@$(call say,lints)
 	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@$(CARGO) clippy --locked -p torchmodel-core --features shuttle --test orders -- -D warnings
 	@$(call say,documentation)
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 
@@ -109,6 +123,8 @@ lint: libtorch ## Format and lints (clippy pedantic, no warnings)
 test-code: libtorch cluster-programs demo-files ## Unit and integration tests, with a real API server and a real S3 server
 	@$(call say,unit and integration tests)
 	@$(CARGO) test --locked --workspace
+	@$(call say,the scheduler in many orders of its threads)
+	@$(CARGO) test --locked -p torchmodel-core --features shuttle --test orders
 
 .PHONY: test-cluster
 test-cluster: demo-files ## End-to-end tests on the local cluster, or on the one that KUBECONFIG names

@@ -96,7 +96,7 @@ run kubectl --namespace demo wait --for=condition=Ready torchmodel/silero-vad --
 run kubectl --namespace demo get torchmodels
 run kubectl --namespace demo get pods,services --selector serving.torchmodel.dev/model=silero-vad
 
-tell "4. Two recordings through its Service: a voice that says \"front, center\", and noise. Which is speech?"
+tell '4. Two recordings through its Service: a voice that says "front, center", and noise. Which is speech?'
 printf "\n\$ address=\$(kubectl --namespace demo get service silero-vad --output 'jsonpath={.spec.clusterIP}')\n"
 address=$(kubectl --namespace demo get service silero-vad --output 'jsonpath={.spec.clusterIP}')
 # A node may learn of a new Service a moment after its pods are ready.

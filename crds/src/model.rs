@@ -119,11 +119,16 @@ pub struct ModelSpec {
     /// Dynamic batching. Left out: each request runs alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batching: Option<BatchingSpec>,
-    /// Copies of the model that run at the same time on each device, at most 64. Default: 1. A model that writes to its own
-    /// attributes (a stateful one) always has one.
+    /// Copies of the model that run at the same time on each device, at most 64. Default: 1. A stateful model always has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "kubernetes", schemars(range(min = 1, max = 64)))]
     pub instances: Option<u32>,
+    /// Whether answers depend on earlier requests. A stateful model is served by one instance, one request at a time in order of
+    /// arrival, and never batched or frozen. Left out: the runtime finds out, on the side of caution, from the model's code and
+    /// from two equal inferences at load; the log says what it found. false: requests are batched and instances run side by
+    /// side although the model writes to its own attributes, and each instance keeps what it writes to itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stateful: Option<bool>,
     /// Optimisations at load.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optimize: Option<OptimizeSpec>,
@@ -156,7 +161,7 @@ pub struct TensorSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "kubernetes", derive(JsonSchema))]
 #[serde(rename_all = "UPPERCASE")]
-#[allow(missing_docs)]
+#[expect(missing_docs, reason = "the protocol's own names")]
 pub enum DataType {
     Bool,
     Uint8,

@@ -10,8 +10,8 @@ use std::{fmt, sync::LazyLock};
 use kube_cel::{CompiledSchema, compile_schema, validate_compiled};
 use serde_json::{Value, json};
 
+use self::structure::Node;
 use crate::{GROUP, KIND, VERSION};
-use structure::Node;
 
 /// The committed CustomResourceDefinition, which a test compares with the types.
 const CRD: &str = include_str!("../torchmodels.yaml");

@@ -130,7 +130,7 @@ pub struct RolloutSpec {
     validation = Rule::new("!has(self.timeout) || duration(self.timeout) <= duration('1h')").message("drain.timeout must be at most 1h"),
 )]
 pub struct DrainSpec {
-    /// Time that requests in flight have to finish once the pod was told to stop. Default: what the operator's flags say
+    /// Time that requests in flight have to finish once the pod is terminating. Default: what the operator's flags say
     /// (the chart's `runtime.env.TORCHMODEL_DRAIN_TIMEOUT`), or else 30s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,

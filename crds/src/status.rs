@@ -20,7 +20,7 @@ pub struct TorchModelStatus {
     /// Pods that exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
-    /// Pods that are ready, of the wanted number, as `kubectl get` shows them.
+    /// Pods that are ready, of the desired number, as `kubectl get` shows them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas_summary: Option<String>,
     /// Pods that are ready.
@@ -38,13 +38,13 @@ pub struct TorchModelStatus {
     /// Addresses of the Service's ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoints: Option<EndpointsStatus>,
-    /// The artifact that is wanted.
+    /// The desired artifact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact: Option<ArtifactStatus>,
-    /// Name of the revision that is wanted: the ConfigMap that its pods read.
+    /// Name of the desired revision: the ConfigMap that its pods read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update_revision: Option<String>,
-    /// The newest failure of the wanted revision. Gone once it serves.
+    /// The newest failure of the desired revision. Gone once it serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<LastFailure>,
     /// Conditions: Ready, Available, Progressing, ArtifactReady, ModelLoaded, Degraded and, only while true, Reconciling and
@@ -66,7 +66,7 @@ pub struct EndpointsStatus {
     pub metrics: String,
 }
 
-/// The artifact that is wanted.
+/// The desired artifact.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ArtifactStatus {
@@ -77,7 +77,7 @@ pub struct ArtifactStatus {
     pub digest: Option<String>,
 }
 
-/// Why pods of the wanted revision do not serve.
+/// Why pods of the desired revision do not serve.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LastFailure {

@@ -5,7 +5,8 @@
 
 use std::net::SocketAddr;
 
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, Parser};
+use torchmodel_process::log::LogArguments;
 
 /// Reconciles TorchModels into Deployments of the inference runtime.
 #[derive(Clone, Debug, Parser)]
@@ -55,22 +56,9 @@ pub struct Args {
     #[arg(long, value_name = "NAME", env = "POD_NAME")]
     pub identity: Option<String>,
 
-    /// Form of the log
-    #[arg(long, value_enum, env = "TORCHMODEL_LOG_FORMAT", default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
-
-    /// What is logged: a level, or a filter such as `info,kube=debug`
-    #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
-    pub log: String,
-}
-
-/// Form of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// One readable line for each event.
-    Text,
-    /// One JSON object for each event.
-    Json,
+    /// The log.
+    #[command(flatten)]
+    pub log: LogArguments,
 }
 
 fn parse_variable(text: &str) -> Result<(String, String), String> {

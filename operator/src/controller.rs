@@ -29,11 +29,13 @@ use tokio::sync::watch;
 use torchmodel_crds::TorchModel;
 use tracing::{Instrument as _, debug, info, info_span, warn};
 
+use self::{
+    backoff::Backoff,
+    error::{Error, Requeue},
+    stores::{Stores, Watches},
+    validate::Defaults,
+};
 use crate::{Args, FIELD_MANAGER, metrics::Metrics, server::Health};
-use backoff::Backoff;
-use error::{Error, Requeue};
-use stores::{Stores, Watches};
-use validate::Defaults;
 
 /// A TorchModel as watched: one that cannot be read does not stop the others.
 type Guarded = DeserializeGuard<TorchModel>;
@@ -179,8 +181,7 @@ async fn converge(object: &Guarded, context: &Context) -> Result<(), Error> {
     outcome.map(|_| ())
 }
 
-// The signature is the controller's.
-#[allow(clippy::needless_pass_by_value)]
+#[expect(clippy::needless_pass_by_value, reason = "the signature is the controller's")]
 fn error_policy(object: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
     let meta = object.meta();
     let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());

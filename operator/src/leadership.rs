@@ -1,7 +1,7 @@
 //! Leader election through a Lease, so that several replicas of the operator never write at the same time.
 //!
-//! `run` campaigns at start and gives the Lease back at the end. Invariants: a process that lost the Lease ends; it never waits
-//! for another term, since its view of the cluster may be old. One that waits learns from a watch that the Lease was given back.
+//! `run` campaigns at start and releases the Lease at the end. Invariants: a process that lost the Lease ends; it never waits
+//! for another term, since its view of the cluster may be old. One that waits learns from a watch that the Lease was released.
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client, runtime::wait::await_condition};
@@ -14,7 +14,7 @@ use crate::{Args, Error, FIELD_MANAGER};
 /// The leader renews the Lease this part of its duration before it ends.
 const GRACE_DIVISOR: u64 = 3;
 
-/// A seat, or the wait for one.
+/// Leadership, or the candidacy for it.
 pub struct Leadership(Option<Campaign>);
 
 struct Campaign {
@@ -27,7 +27,7 @@ struct Campaign {
 }
 
 impl Leadership {
-    /// Starts to compete for the Lease; with `--leader-elect=false` the seat is taken at once.
+    /// Starts to compete for the Lease; with `--leader-elect=false` the process leads at once.
     pub async fn campaign(client: &Client, args: &Args) -> Result<Self, Error> {
         if !args.leader_elect {
             return Ok(Self(None));
@@ -56,7 +56,7 @@ impl Leadership {
                     }
                     return elected;
                 }
-                () = given_back(leases, &campaign.name) => {}
+                () = released(leases, &campaign.name) => {}
             }
             // The manager itself would look again only when the last term would have expired.
             campaign.task.abort();
@@ -75,13 +75,13 @@ impl Leadership {
         }
     }
 
-    /// Gives the Lease back, so that the next leader need not wait for it to expire.
+    /// Releases the Lease, so that the next leader need not wait for it to expire.
     pub async fn release(self) {
         let Some(Campaign { is_leader, task, .. }) = self.0 else { return };
         drop(is_leader);
         match task.await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => warn!(%error, "giving the Lease back failed; it expires by itself"),
+            Ok(Err(error)) => warn!(%error, "releasing the Lease failed; it expires by itself"),
             Err(error) => warn!(%error, "the election ended early"),
         }
     }
@@ -101,7 +101,7 @@ async fn compete(
 }
 
 /// Resolves when the Lease was held and is free. Never, when it cannot be watched: then it is free when it expires.
-async fn given_back(leases: Api<Lease>, name: &str) {
+async fn released(leases: Api<Lease>, name: &str) {
     let is_held = |lease: Option<&Lease>| {
         lease.is_some_and(|lease| lease.spec.as_ref().is_some_and(|spec| spec.holder_identity.is_some()))
     };

@@ -9,7 +9,6 @@ mod controller;
 mod leadership;
 pub mod metrics;
 mod server;
-pub mod telemetry;
 
 use std::{future::Future, sync::Arc};
 
@@ -17,13 +16,11 @@ use kube::Client;
 use tokio::{net::TcpListener, sync::watch};
 use tracing::info;
 
-pub use args::{Args, LogFormat};
-use controller::Controllers;
-use leadership::Leadership;
-use metrics::Metrics;
-use server::Health;
-pub use server::bind;
+pub use self::args::Args;
+use self::{controller::Controllers, leadership::Leadership, metrics::Metrics, server::Health};
 
+/// What the libraries below log of their own accord, silenced: the operator says it itself, once, where it acts on it.
+pub const QUIET_LIBRARIES: &str = "kube_runtime=warn,kube_client=off";
 /// Field manager of every child object.
 pub const FIELD_MANAGER: &str = "torchmodel-operator";
 /// Field manager of a TorchModel's status.
@@ -39,7 +36,7 @@ pub struct Process {
     pub args: Args,
 }
 
-/// Why the operator ended before it was told to.
+/// Why the operator ended before it was to shut down.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The Lease could not be read or written.
@@ -59,7 +56,7 @@ pub enum Error {
 }
 
 /// Runs the operator until `shutdown` resolves: elects a leader, reconciles, and on the way out lets running reconciles finish
-/// and gives the Lease back.
+/// and releases the Lease.
 pub async fn run(process: Process, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
     let Process { client, listener, args } = process;
     let metrics = Arc::new(Metrics::new());
@@ -67,7 +64,7 @@ pub async fn run(process: Process, shutdown: impl Future<Output = ()> + Send + '
     let (stop_sender, mut stop) = watch::channel(false);
     tokio::spawn(async move {
         shutdown.await;
-        info!("told to stop: running reconciles finish, then the Lease is given back");
+        info!("shutting down: running reconciles finish, then the Lease is released");
         stop_sender.send_replace(true);
     });
     let server = tokio::spawn(server::serve(listener, (metrics.clone(), health.clone()), stopped(stop.clone())));
@@ -103,17 +100,4 @@ pub async fn run(process: Process, shutdown: impl Future<Output = ()> + Send + '
 /// Resolves once the sender said so, or is gone.
 async fn stopped(mut stop: watch::Receiver<bool>) {
     let _ = stop.wait_for(|stopped| *stopped).await;
-}
-
-/// Resolves on SIGTERM (Kubernetes) or SIGINT (a terminal).
-pub async fn shutdown_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }

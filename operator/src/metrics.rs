@@ -49,9 +49,9 @@ struct ReasonLabels {
 pub enum Write {
     /// An object that was not there.
     Create,
-    /// An object that differed from what is wanted.
+    /// An object that differed from what is desired.
     Change,
-    /// An object that is no longer wanted.
+    /// An object that is no longer desired.
     Delete,
 }
 
@@ -70,7 +70,7 @@ pub struct Metrics {
 impl Metrics {
     /// The table, with every value at zero.
     #[must_use]
-    #[allow(clippy::new_without_default)] // a table that is made by accident would count for nobody
+    #[expect(clippy::new_without_default, reason = "a table that is made by accident would count for nobody")]
     pub fn new() -> Self {
         let mut registry = Registry::default();
         let reconciles = Family::default();

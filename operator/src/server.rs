@@ -5,8 +5,6 @@
 
 use std::{
     future::Future,
-    io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,30 +19,9 @@ use axum::{
     routing::get,
 };
 use tokio::net::TcpListener;
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::metrics::{CONTENT_TYPE, Metrics};
-
-/// Linux's EAFNOSUPPORT, for which the standard library has no name: this kernel has no IPv6.
-const ADDRESS_FAMILY_NOT_SUPPORTED: i32 = 97;
-
-/// Binds the port, on IPv4 alone where `[::]` is asked for and the kernel has no IPv6.
-pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let error = match TcpListener::bind(address).await {
-        Err(error) => error,
-        bound => return bound,
-    };
-    let Some(instead) = instead_of(address, &error) else { return Err(error) };
-    warn!(%address, %instead, "there is no IPv6 here: health and metrics are served on IPv4");
-    TcpListener::bind(instead).await
-}
-
-/// Every address of IPv4, if every one of IPv6 was wanted and there is none.
-fn instead_of(address: SocketAddr, error: &io::Error) -> Option<SocketAddr> {
-    let is_every_ipv6 = address.is_ipv6() && address.ip().is_unspecified();
-    let has_no_ipv6 = error.raw_os_error() == Some(ADDRESS_FAMILY_NOT_SUPPORTED);
-    (is_every_ipv6 && has_no_ipv6).then(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port()))
-}
 
 /// Whether the process does its work.
 #[derive(Debug, Default)]
@@ -95,28 +72,4 @@ async fn ready(State((_, health)): State<Shared>) -> (StatusCode, &'static str) 
 
 async fn metrics(State((metrics, _)): State<Shared>) -> Response {
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], metrics.encode()).into_response()
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::net::TcpStream;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn every_address_takes_ipv4_too() {
-        let port = bind("[::]:0".parse().unwrap()).await.unwrap();
-        let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port.local_addr().unwrap().port());
-        TcpStream::connect(address).await.unwrap();
-    }
-
-    #[test]
-    fn ipv4_stands_in_for_every_address_where_there_is_no_ipv6_and_for_nothing_else() {
-        let no_ipv6 = io::Error::from_raw_os_error(ADDRESS_FAMILY_NOT_SUPPORTED);
-        let instead = |address: &str, error: &io::Error| instead_of(address.parse().unwrap(), error);
-        assert_eq!(instead("[::]:8080", &no_ipv6), Some("0.0.0.0:8080".parse().unwrap()));
-        assert_eq!(instead("[::1]:8080", &no_ipv6), None);
-        assert_eq!(instead("0.0.0.0:8080", &no_ipv6), None);
-        assert_eq!(instead("[::]:8080", &io::ErrorKind::AddrInUse.into()), None);
-    }
 }

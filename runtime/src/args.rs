@@ -4,8 +4,9 @@
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use torchmodel_crds::Duration;
+use torchmodel_process::log::LogArguments;
 
 /// Serves PyTorch (TorchScript) models over the Open Inference Protocol (KServe v2), REST and gRPC.
 #[derive(Debug, Parser)]
@@ -14,38 +15,26 @@ pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// Form of the log: text for people, json for log collectors.
-    #[arg(long, global = true, env = "TORCHMODEL_LOG_FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
-    /// What to log: a level (error, warn, info, debug, trace) or a filter such as `torchmodel_runtime=debug`.
-    #[arg(long, global = true, env = "TORCHMODEL_LOG", default_value = "info")]
-    pub log: String,
-}
-
-/// Form of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// Readable lines.
-    Text,
-    /// One JSON object a line.
-    Json,
+    /// The log.
+    #[command(flatten)]
+    pub log: LogArguments,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Fetch, load, warm up and serve a model.
+    /// Fetch, load, warm up and serve models.
     Serve(Box<ServeArguments>),
     /// Print what is in a TorchScript archive, and a TorchModel manifest to start from.
     Inspect(InspectArguments),
-    /// Fetch and verify a model's artifact into the cache, and print its path.
+    /// Fetch and verify each model's artifact into the cache, and print its path.
     Pull(PullArguments),
 }
 
 /// How a model's artifact is found and kept.
 #[derive(Clone, Debug, Args)]
 pub struct ArtifactArguments {
-    /// Local file to use in place of the manifest's source. The source's sha256 is still checked.
+    /// Local file to use in place of the manifest's source. The source's sha256 is still checked. For one model only.
     #[arg(long, value_name = "FILE")]
     pub artifact: Option<PathBuf>,
     /// Folder that keeps fetched artifacts by their digest. [default: torchmodel in the user's cache folder]
@@ -59,9 +48,10 @@ pub struct ArtifactArguments {
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
 pub struct ServeArguments {
-    /// A TorchModel manifest, a model configuration (`source:` and `model:`), or a TorchScript archive (.pt).
-    #[arg(short, long, value_name = "FILE")]
-    pub file: PathBuf,
+    /// A TorchModel manifest (each TorchModel in it is a model), a folder whose *.yaml and *.yml files are manifests, a model
+    /// configuration (`source:` and `model:`), or a TorchScript archive (.pt). May be repeated.
+    #[arg(short, long = "file", value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
     /// Where the artifact is.
     #[command(flatten)]
     pub artifact: ArtifactArguments,
@@ -110,9 +100,9 @@ pub struct InspectArguments {
 /// Arguments of `pull`.
 #[derive(Debug, Args)]
 pub struct PullArguments {
-    /// A TorchModel manifest or a model configuration.
-    #[arg(short, long, value_name = "FILE")]
-    pub file: PathBuf,
+    /// A TorchModel manifest, a folder of them, or a model configuration. May be repeated.
+    #[arg(short, long = "file", value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
     /// Where the artifact is.
     #[command(flatten)]
     pub artifact: ArtifactArguments,

@@ -5,14 +5,15 @@
 use std::sync::Arc;
 
 use torchmodel_artifact as artifact;
-use torchmodel_core::engine::EngineLoader;
+use torchmodel_core::loader::Loader;
 use torchmodel_crds::Failure;
+use torchmodel_process::Signals;
 use torchmodel_torch::{TorchLoader, devices};
 
 use crate::{
     args::{Command, InspectArguments, PullArguments, ServeArguments},
-    misused,
-    serve::{self, Signals},
+    manifest::requested_models,
+    misused, openmp, serve,
 };
 
 /// For all but connections, which have threads of their own: fetching, accepting, signals.
@@ -22,9 +23,12 @@ const WORKER_THREADS: usize = 2;
 pub fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(arguments) => {
+            openmp::settle_spinning();
             let runtime = tokio()?;
             // First of all: the first process of a container is deaf to signals for which it has no handler.
-            let signals = runtime.block_on(async { Signals::listen() })?;
+            let signals = runtime
+                .block_on(async { Signals::listen() })
+                .map_err(|error| misused(format!("listening for signals: {error}")))?;
             // CUDA has to be loaded before anything else touches libtorch.
             let loader = loader(&arguments)?;
             let result = runtime.block_on(serve::serve(*arguments, loader, signals));
@@ -45,7 +49,7 @@ fn tokio() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|error| misused(format!("starting the async runtime: {error}")))
 }
 
-fn loader(arguments: &ServeArguments) -> Result<Arc<dyn EngineLoader>, Failure> {
+fn loader(arguments: &ServeArguments) -> Result<Arc<dyn Loader>, Failure> {
     let choice = arguments.device.parse().map_err(misused)?;
     Ok(Arc::new(TorchLoader::new(devices(choice)?)))
 }
@@ -59,15 +63,17 @@ fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
         local_file: Some(path.clone()),
     };
     let artifact = tokio()?.block_on(artifact::pull(&source, &options)).map_err(|error| error.failure())?;
-    let facts = torchmodel_torch::inspect(&artifact.path)?;
+    let facts = torchmodel_torch::inspect(&artifact.file)?;
     let name = path.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned());
     print!("{}", crate::inspect::describe(&facts, &name, &artifact.sha256));
     Ok(())
 }
 
 async fn pull(arguments: &PullArguments) -> Result<(), Failure> {
-    let config = serve::read_config(&arguments.file)?;
-    let artifact = artifact::pull(&config.source, &serve::artifact_options(&arguments.artifact)).await;
-    println!("{}", artifact.map_err(|error| error.failure())?.path.display());
+    let options = serve::artifact_options(&arguments.artifact);
+    for config in requested_models(&arguments.files, arguments.artifact.artifact.as_deref())? {
+        let artifact = artifact::pull(&config.source, &options).await.map_err(|error| error.failure())?;
+        println!("{}", artifact.path.display());
+    }
     Ok(())
 }

@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use torch_shim::{ModuleFacts, Type};
+use torchmodel_process::format_bytes;
 
 /// Everything worth knowing about an archive, as text. `name` is what the model would be called, `sha256` the file's digest.
 #[must_use]
@@ -20,8 +21,8 @@ fn write_facts(text: &mut String, facts: &ModuleFacts, sha256: &str) -> std::fmt
     writeln!(text, "class:       {}", facts.class_name)?;
     writeln!(text, "sha256:      {sha256}")?;
     let types = if facts.parameter_types.is_empty() { "none".into() } else { facts.parameter_types.join(", ") };
-    writeln!(text, "parameters:  {} ({}), {types}", facts.parameters.count, size(facts.parameters.size_bytes))?;
-    writeln!(text, "buffers:     {} ({})", facts.buffers.count, size(facts.buffers.size_bytes))?;
+    writeln!(text, "parameters:  {} ({}), {types}", facts.parameters.count, format_bytes(facts.parameters.size_bytes))?;
+    writeln!(text, "buffers:     {} ({})", facts.buffers.count, format_bytes(facts.buffers.size_bytes))?;
     let devices = if facts.constant_devices.is_empty() { "none".into() } else { facts.constant_devices.join(", ") };
     writeln!(text, "constants on devices: {devices}")?;
     writeln!(text, "methods:")?;
@@ -36,10 +37,7 @@ fn write_facts(text: &mut String, facts: &ModuleFacts, sha256: &str) -> std::fmt
             .collect();
         writeln!(text, "  {}({}) -> {}", method.name, arguments.join(", "), method.returns)?;
         if method.is_stateful {
-            writeln!(
-                text,
-                "    stateful: it writes to the model's own attributes, so requests run one at a time, in order"
-            )?;
+            writeln!(text, "    stateful: it may write to the model itself, so requests run one at a time, in order")?;
         }
         if method.mutates_inputs {
             writeln!(text, "    writes to its inputs: they are copied for each request")?;
@@ -74,15 +72,6 @@ fn write_manifest(text: &mut String, facts: &ModuleFacts, name: &str, sha256: &s
     Ok(())
 }
 
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..1_000 => format!("{bytes} B"),
-        1_000..1_000_000 => format!("{}.{} kB", bytes / 1_000, bytes % 1_000 / 100),
-        1_000_000..1_000_000_000 => format!("{}.{} MB", bytes / 1_000_000, bytes % 1_000_000 / 100_000),
-        _ => format!("{}.{} GB", bytes / 1_000_000_000, bytes % 1_000_000_000 / 100_000_000),
-    }
-}
-
 /// `name` as Kubernetes allows it for a Service: lower-case letters, digits and dashes, beginning with a letter.
 fn dns_label(name: &str) -> String {
     let label: String =
@@ -102,15 +91,16 @@ mod tests {
     #[test]
     fn the_manifest_it_prints_is_a_torchmodel() {
         let json = r#"{"class_name":"M","methods":[{"name":"forward","arguments":[{"name":"x","type":{"kind":"Tensor"},"has_default":false}],
-            "returns":{"kind":"Tensor"},"is_stateful":true,"mutates_inputs":false}],"parameters":{"count":2,"size_bytes":1234567},
+            "returns":{"kind":"Tensor"},"is_stateful":true,"writes_constants":false,"mutates_inputs":false,"is_random":false}],"parameters":{"count":2,"size_bytes":1234567},
             "buffers":{"count":0,"size_bytes":0},"parameter_types":["Float"],"constant_devices":[]}"#;
         let facts: ModuleFacts = serde_json::from_str(json).unwrap();
         let text = describe(&facts, "My: Model", &"0".repeat(64));
         assert!(text.contains("parameters:  2 (1.2 MB), Float"), "{text}");
         assert!(text.contains("forward(x: Tensor) -> Tensor\n    stateful"), "{text}");
         let (_, manifest) = text.split_once("\n\n").unwrap();
-        let config = crate::manifest::ServeConfig::parse(manifest, std::path::Path::new("m.yaml")).unwrap();
-        assert_eq!(config.model.name, "my--model");
+        let configs = crate::manifest::parse(manifest, std::path::Path::new("m.yaml")).unwrap();
+        let names: Vec<String> = configs.iter().map(|config| config.model.name.to_string()).collect();
+        assert_eq!(names, ["my--model"]);
     }
 
     #[test]

@@ -7,22 +7,20 @@ mod command;
 pub mod inspect;
 mod machine;
 pub mod manifest;
+mod openmp;
 pub mod serve;
-pub mod telemetry;
 
 use std::process::ExitCode;
 
 use torchmodel_crds::Failure;
+use torchmodel_process::log;
 
-use args::{Arguments, Command};
+use self::args::{Arguments, Command};
 
 /// Runs the program: the exit status is 0, or 1 after a failure that the log explains.
 #[must_use]
 pub fn run(arguments: Arguments) -> ExitCode {
-    if let Err(error) = telemetry::init(arguments.log_format, &arguments.log) {
-        eprintln!("{error}");
-        return ExitCode::FAILURE;
-    }
+    let log = log::init(&arguments.log, "");
     let termination_message = match &arguments.command {
         Command::Serve(serve) => Some(serve.termination_message.clone()),
         Command::Inspect(_) | Command::Pull(_) => None,
@@ -31,6 +29,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     if let Err(failure) = &result {
         serve::report(failure, termination_message.as_deref());
     }
+    drop(log);
     // `serve` may leave a thread inside an inference or a load that never ends, so nothing may wait for it.
     if termination_message.is_some() {
         torch_shim::exit_now(i32::from(result.is_err()));

@@ -1,18 +1,45 @@
-//! From text to a checked configuration: a TorchModel manifest, a model configuration file, or a bare archive.
+//! From files to checked configurations: TorchModel manifests, model configuration files, bare archives, and folders of manifests.
 //!
-//! Called by `serve` and `pull`. Both texts hold the same two parts, `source` and `model` (types of torchmodel-crds). Invariant: what
-//! is not usable is refused with the file and the field.
+//! Called by `serve` and `pull`. A manifest and a configuration hold the same two parts, `source` and `model` (types of
+//! torchmodel-crds). Invariants: what an API server refuses is refused here, with the file and the field; no two models have one
+//! name.
 
-use std::path::Path;
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
 
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize as _, de::DeserializeOwned};
+use serde_json::Value;
 use torchmodel_core::config::ModelConfig;
-use torchmodel_crds::{Failure, FailurePhase, FailureReason, ModelSource, ModelSpec, TorchModel};
+use torchmodel_crds::{
+    Failure, FailurePhase, FailureReason, KIND, ModelSource, ModelSpec,
+    schema::{Violation, configuration_violations, violations},
+};
+
+use crate::misused;
+
+/// First bytes of a zip file, which a TorchScript archive is.
+const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
+/// Largest file of manifests. An API server takes 3 MiB at most for one object.
+const MAX_MANIFEST_BYTES: u64 = 16 << 20;
+/// Endings of the files that are read in a folder.
+const EXTENSIONS: [&str; 2] = ["yaml", "yml"];
 
 /// Why a configuration is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The text is not YAML, or not of the expected form.
+    /// The file or folder cannot be read.
+    #[error("reading {file}: {source}")]
+    Unreadable {
+        /// The file.
+        file: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The text is not YAML.
     #[error("reading {file}: {source}")]
     Parse {
         /// Where the text came from.
@@ -20,7 +47,15 @@ pub enum ConfigError {
         /// What serde says, with the line.
         source: serde_yaml::Error,
     },
-    /// A field has a value that it cannot have.
+    /// The schema of TorchModels refuses it.
+    #[error("{file}: {}", .violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Refused {
+        /// Where the text came from.
+        file: String,
+        /// What is refused.
+        violations: Vec<Violation>,
+    },
+    /// A field has a value that the schema takes and the program cannot hold.
     #[error("{file}: {field}: {source}")]
     Field {
         /// Where the text came from.
@@ -28,7 +63,7 @@ pub enum ConfigError {
         /// The field's path.
         field: String,
         /// What serde says.
-        source: serde_yaml::Error,
+        source: serde_json::Error,
     },
     /// The text reads, but asks for something impossible.
     #[error("{file}: {message}")]
@@ -38,17 +73,35 @@ pub enum ConfigError {
         /// The field and what is wrong with it.
         message: String,
     },
+    /// Two models have one name.
+    #[error(
+        "model '{name}' stands twice, in {first} and in {second}: give one of them another metadata.name or model.name"
+    )]
+    NameTwice {
+        /// The name.
+        name: String,
+        /// Where it stands first.
+        first: String,
+        /// Where it stands again.
+        second: String,
+    },
 }
 
 impl ConfigError {
     /// The failure to report.
     #[must_use]
     pub fn failure(&self) -> Failure {
-        Failure::new(FailurePhase::Configure, FailureReason::SpecInvalid, self.to_string())
+        let failure = Failure::new(FailurePhase::Configure, FailureReason::SpecInvalid, self.to_string());
+        match self {
+            Self::Unreadable { .. } => failure.with_hint(
+                "--file takes a TorchModel manifest, a folder of manifests, a model configuration or a TorchScript archive (.pt)",
+            ),
+            _ => failure,
+        }
     }
 }
 
-/// What `serve` was given, checked.
+/// What `serve` was given for one model, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServeConfig {
     /// Where the artifact comes from.
@@ -57,146 +110,185 @@ pub struct ServeConfig {
     pub model: ModelConfig,
 }
 
-/// A model configuration file: what a TorchModel's spec says of the model, without Kubernetes.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ConfigFile {
-    source: ModelSource,
-    #[serde(default)]
-    model: Option<ModelSpec>,
+/// A configuration and where it stands, for messages.
+#[derive(Debug)]
+struct Found {
+    place: String,
+    config: ServeConfig,
 }
 
-#[derive(Deserialize)]
-struct TypeMeta {
-    kind: Option<String>,
-}
-
-impl ServeConfig {
-    /// Reads a TorchModel manifest (one of possibly several YAML documents) or a model configuration from `text`; `file` names it
-    /// in errors and gives the model its name where nothing else does.
-    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
-        let shown = file.display().to_string();
-        let parse_error = |source| ConfigError::Parse { file: shown.clone(), source };
-        let invalid = |message: String| ConfigError::Invalid { file: shown.clone(), message };
-        let mut found = Vec::new();
-        for document in serde_yaml::Deserializer::from_str(text) {
-            let value = serde_yaml::Value::deserialize(document).map_err(parse_error)?;
-            if value.is_null() {
-                continue;
-            }
-            match TypeMeta::deserialize(&value).map_err(parse_error)?.kind.as_deref() {
-                Some("TorchModel") => {
-                    let object: TorchModel = read(value, &shown)?;
-                    found.push((object.metadata.name, object.spec.source, object.spec.model));
-                }
-                Some(_) => {}
-                None => {
-                    let config: ConfigFile = read(value, &shown)?;
-                    found.push((None, config.source, config.model));
-                }
-            }
+/// Reads what `--file` names: each a manifest, a configuration, an archive, or a folder whose `*.yaml` and `*.yml` files are read in
+/// the order of their names. There is at least one model in each, and no name twice in all.
+///
+/// # Errors
+/// What cannot be read or is refused, with the file and the field.
+pub fn read_configs(files: &[PathBuf]) -> Result<Vec<ServeConfig>, Failure> {
+    let mut found = Vec::new();
+    for file in files {
+        found.extend(read_argument(file).map_err(|error| error.failure())?);
+    }
+    let mut places: BTreeMap<String, &str> = BTreeMap::new();
+    for Found { place, config } in &found {
+        let name = config.model.name.to_string();
+        if let Some(first) = places.insert(name.clone(), place) {
+            let twice = ConfigError::NameTwice { name, first: first.to_owned(), second: place.clone() };
+            return Err(twice.failure());
         }
-        let count = found.len();
-        let (name, source, model) = match (found.pop(), count) {
-            (Some(only), 1) => only,
-            (Some(_), _) => {
-                return Err(invalid(format!("it holds {count} TorchModels; the runtime serves one: split the file")));
-            }
-            (None, _) => {
-                return Err(invalid(
-                    "it holds no TorchModel and no model configuration (with the keys `source` and `model`)".into(),
-                ));
-            }
-        };
-        let name = name.or_else(|| file_stem(file));
-        let model = ModelConfig::check(&model.unwrap_or_default(), name).map_err(invalid)?;
-        Ok(Self { source, model })
     }
+    Ok(found.into_iter().map(|found| found.config).collect())
+}
 
-    /// A bare archive, with everything else derived.
-    pub fn for_archive(path: &Path) -> Result<Self, ConfigError> {
-        let invalid = |message| ConfigError::Invalid { file: path.display().to_string(), message };
-        let model = ModelConfig::check(&ModelSpec::default(), file_stem(path)).map_err(invalid)?;
-        let absolute = std::path::absolute(path).map_err(|error| invalid(error.to_string()))?;
-        let source = ModelSource { uri: Some(absolute.display().to_string()), ..ModelSource::default() };
-        Ok(Self { source, model })
+/// The models that a command line asks for. `artifact`, the file that `--artifact` puts in place of a source, can stand for one only.
+///
+/// # Errors
+/// As [`read_configs`]; several models and an artifact.
+pub fn requested_models(files: &[PathBuf], artifact: Option<&Path>) -> Result<Vec<ServeConfig>, Failure> {
+    let configs = read_configs(files)?;
+    match artifact {
+        Some(artifact) if configs.len() > 1 => {
+            let names: Vec<String> = configs.iter().map(|config| config.model.name.to_string()).collect();
+            Err(misused(format!(
+                "--artifact {} takes the place of one model's source, but --file names {} models: {}",
+                artifact.display(),
+                names.len(),
+                names.join(", ")
+            )))
+        }
+        _ => Ok(configs),
     }
 }
 
-fn read<T: DeserializeOwned>(value: serde_yaml::Value, file: &str) -> Result<T, ConfigError> {
-    serde_path_to_error::deserialize(value).map_err(|error| ConfigError::Field {
-        file: file.to_owned(),
-        field: error.path().to_string(),
+fn read_argument(file: &Path) -> Result<Vec<Found>, ConfigError> {
+    if !file.is_dir() {
+        let found = read_file(file)?;
+        let nothing = "it holds no TorchModel and no model configuration (with the keys `source` and `model`)";
+        return if found.is_empty() { Err(invalid(file, nothing)) } else { Ok(found) };
+    }
+    let mut found = Vec::new();
+    for file in manifests_in(file)? {
+        found.extend(read_file(&file)?);
+    }
+    let nothing = "none of its *.yaml and *.yml files holds a TorchModel or a model configuration";
+    if found.is_empty() { Err(invalid(file, nothing)) } else { Ok(found) }
+}
+
+/// The manifests of a folder in the order of their names. Hidden ones are passed over: a mounted ConfigMap has its own there.
+fn manifests_in(folder: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { file: folder.display().to_string(), source };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        let path = entry.path();
+        let is_manifest = path.extension().is_some_and(|ending| EXTENSIONS.iter().any(|known| ending == *known));
+        let is_hidden = entry.file_name().to_string_lossy().starts_with('.');
+        if is_manifest && !is_hidden && !path.is_dir() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read_file(file: &Path) -> Result<Vec<Found>, ConfigError> {
+    let mut content = Vec::new();
+    File::open(file)
+        .and_then(|opened| opened.take(MAX_MANIFEST_BYTES.saturating_add(1)).read_to_end(&mut content))
+        .map_err(|source| ConfigError::Unreadable { file: file.display().to_string(), source })?;
+    if content.starts_with(ZIP_MAGIC) {
+        return Ok(vec![Found { place: file.display().to_string(), config: ServeConfig::for_archive(file)? }]);
+    }
+    if u64::try_from(content.len()).is_ok_and(|length| length > MAX_MANIFEST_BYTES) {
+        let message = format!(
+            "it is no TorchScript archive (a zip file), and no manifest: those have at most {MAX_MANIFEST_BYTES} bytes"
+        );
+        return Err(invalid(file, message));
+    }
+    let text = String::from_utf8(content)
+        .map_err(|_| invalid(file, "it is neither YAML nor a TorchScript archive (a zip file)"))?;
+    parse_documents(&text, file)
+}
+
+/// Every TorchModel and model configuration among the YAML documents of `text`; what is of another kind is passed over. `file`
+/// names it in errors and gives a model configuration its name where nothing else does.
+///
+/// # Errors
+/// The first document that is refused.
+pub fn parse(text: &str, file: &Path) -> Result<Vec<ServeConfig>, ConfigError> {
+    Ok(parse_documents(text, file)?.into_iter().map(|found| found.config).collect())
+}
+
+fn parse_documents(text: &str, file: &Path) -> Result<Vec<Found>, ConfigError> {
+    let mut found = Vec::new();
+    for (index, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
+        let place = match index {
+            0 => file.display().to_string(),
+            _ => format!("{}, document {}", file.display(), index.saturating_add(1)),
+        };
+        let value = serde_yaml::Value::deserialize(document)
+            .map_err(|source| ConfigError::Parse { file: place.clone(), source })?;
+        let value = serde_json::to_value(value)
+            .map_err(|error| ConfigError::Invalid { file: place.clone(), message: error.to_string() })?;
+        let config = match value.get("kind") {
+            _ if value.is_null() => continue,
+            Some(Value::String(kind)) if kind != KIND => continue,
+            None if value.get("apiVersion").is_none() => from_configuration(&value, file, &place)?,
+            _ => from_manifest(&value, &place)?,
+        };
+        found.push(Found { place, config });
+    }
+    Ok(found)
+}
+
+fn from_manifest(object: &Value, place: &str) -> Result<ServeConfig, ConfigError> {
+    refuse(violations(object), place)?;
+    let name = object.pointer("/metadata/name").and_then(Value::as_str).map(str::to_owned);
+    from_parts(object.get("spec").unwrap_or(&Value::Null), "spec.", name, place)
+}
+
+fn from_configuration(configuration: &Value, file: &Path, place: &str) -> Result<ServeConfig, ConfigError> {
+    refuse(configuration_violations(configuration), place)?;
+    from_parts(configuration, "", file_stem(file), place)
+}
+
+/// From the object with the keys `source` and `model`, whose own path in the document is `prefix`.
+fn from_parts(parts: &Value, prefix: &str, name: Option<String>, place: &str) -> Result<ServeConfig, ConfigError> {
+    let source: Option<ModelSource> = read(parts.get("source"), &format!("{prefix}source"), place)?;
+    let model: Option<ModelSpec> = read(parts.get("model"), &format!("{prefix}model"), place)?;
+    let model = ModelConfig::check(&model.unwrap_or_default(), name)
+        .map_err(|message| ConfigError::Invalid { file: place.to_owned(), message: format!("{prefix}{message}") })?;
+    Ok(ServeConfig { source: source.unwrap_or_default(), model })
+}
+
+fn read<T: DeserializeOwned>(value: Option<&Value>, path: &str, place: &str) -> Result<Option<T>, ConfigError> {
+    serde_path_to_error::deserialize(value.unwrap_or(&Value::Null)).map_err(|error| ConfigError::Field {
+        file: place.to_owned(),
+        field: format!("{path}.{}", error.path()),
         source: error.into_inner(),
     })
+}
+
+fn refuse(violations: Vec<Violation>, place: &str) -> Result<(), ConfigError> {
+    if violations.is_empty() { Ok(()) } else { Err(ConfigError::Refused { file: place.to_owned(), violations }) }
+}
+
+fn invalid(file: &Path, message: impl Into<String>) -> ConfigError {
+    ConfigError::Invalid { file: file.display().to_string(), message: message.into() }
 }
 
 fn file_stem(path: &Path) -> Option<String> {
     path.file_stem().map(|stem| stem.to_string_lossy().into_owned())
 }
 
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use torchmodel_core::config::{Batching, Warmup};
-
-    use super::*;
-
-    fn parse(text: &str) -> Result<ServeConfig, String> {
-        ServeConfig::parse(text, Path::new("dir/vad.yaml")).map_err(|error| error.failure().message)
-    }
-
-    const MANIFEST: &str = "apiVersion: serving.torchmodel.dev/v1alpha1\nkind: TorchModel\nmetadata: {name: resnet}\nspec:\n  source: {uri: 's3://b/k.pt'}\n  replicas: 2\n";
-
-    #[test]
-    fn a_manifest_and_a_configuration_give_the_same() {
-        let manifest = parse(MANIFEST).unwrap();
-        let config = parse("source: {uri: 's3://b/k.pt'}\nmodel: {name: resnet}\n").unwrap();
-        assert_eq!(manifest, config);
-        assert_eq!((manifest.model.name.as_str(), manifest.model.method.as_str()), ("resnet", "forward"));
-        assert_eq!(parse("source: {uri: 's3://b/k.pt'}\n").unwrap().model.name, "vad");
-    }
-
-    #[test]
-    fn other_documents_of_a_manifest_file_are_passed_over() {
-        let text = format!("# a comment\n---\napiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\n---\n{MANIFEST}");
-        assert_eq!(parse(&text).unwrap().model.name, "resnet");
-        let twice = parse(&format!("{MANIFEST}---\n{MANIFEST}")).unwrap_err();
-        assert!(twice.contains("holds 2 TorchModels"), "{twice}");
-        assert!(parse("kind: Secret\n").unwrap_err().contains("holds no TorchModel"));
-    }
-
-    #[test]
-    fn a_value_of_the_wrong_kind_is_named_with_its_field() {
-        let text = "source: {uri: 's3://b/k.pt'}\nmodel: {limits: {requestTimeout: 5}}\n";
-        let error = parse(text).unwrap_err();
-        assert!(error.starts_with("dir/vad.yaml: model.limits.requestTimeout: invalid type"), "{error}");
-        let error = parse(&MANIFEST.replace("replicas: 2", "replicas: many")).unwrap_err();
-        assert!(error.starts_with("dir/vad.yaml: spec.replicas: invalid type"), "{error}");
-    }
-
-    #[test]
-    fn every_default_is_a_value_afterwards() {
-        let model = parse("source: {uri: 's3://b/k.pt'}\nmodel: {batching: {maxBatchSize: 8}}\n").unwrap().model;
-        assert_eq!(model.batching, Some(Batching { max_batch_size: 8, max_delay: Duration::ZERO }));
-        assert_eq!(model.warmup, Warmup { iterations: 3, batch_sizes: vec![1, 8], inputs: vec![] });
-        assert_eq!((model.max_queue, model.request_timeout, model.instances), (512, Duration::from_secs(60), 1));
-    }
-
-    #[test]
-    fn refuses_what_cannot_be_and_names_the_field() {
-        for (model, expected) in [
-            ("{inputs: [{name: a}, {name: a}]}", "model.inputs names 'a' twice"),
-            ("{inputs: [{name: a, shape: [-2]}]}", "the shape of 'a' has a dimension below -1"),
-            ("{name: 'a/b'}", "must not contain '/'"),
-            ("{warmup: {batchSizes: [4]}}", "model.warmup.batchSizes holds 4"),
-            ("{inputs: [{name: a, datatype: FLOAT}]}", "unknown variant `FLOAT`"),
-            ("{maxBatchSize: 4}", "unknown field `maxBatchSize`"),
-            ("{batching: {maxBatchSize: 4, maxDelay: 5}}", "expected a number with a unit, such as 500us"),
-        ] {
-            let message = parse(&format!("source: {{uri: 's3://b/k.pt'}}\nmodel: {model}\n")).unwrap_err();
-            assert!(message.contains(expected), "{message}");
-        }
+impl ServeConfig {
+    /// A bare archive, with everything else derived.
+    pub fn for_archive(path: &Path) -> Result<Self, ConfigError> {
+        let model =
+            ModelConfig::check(&ModelSpec::default(), file_stem(path)).map_err(|message| invalid(path, message))?;
+        let absolute = std::path::absolute(path).map_err(|error| invalid(path, error.to_string()))?;
+        let source = ModelSource { uri: Some(absolute.display().to_string()), ..ModelSource::default() };
+        Ok(Self { source, model })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,23 +5,22 @@
 
 use std::{
     fs,
-    io::{self, Write as _},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    io::Write as _,
+    net::SocketAddr,
     num::NonZeroUsize,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use rustix::io::Errno;
 use tokio::{
-    net::{TcpListener, TcpSocket},
-    signal::unix::{Signal, SignalKind, signal},
+    net::TcpListener,
+    signal::unix::SignalKind,
     sync::{mpsc, watch},
 };
 use torchmodel_artifact::{self as artifact, ArtifactOptions};
 use torchmodel_core::{
-    engine::EngineLoader,
+    loader::{Loader, ModelFiles},
     metrics::Metrics,
     model_key::ModelVersion,
     repository::{ModelRepository, ModelState},
@@ -29,43 +28,20 @@ use torchmodel_core::{
     version::Version,
 };
 use torchmodel_crds::{Failure, FailurePhase, FailureReason};
+use torchmodel_process::{Signals, listen};
 use torchmodel_server::{self as server, Listeners, Serving, admission::Admission, protocol::Limits};
 
 use crate::{
     args::{ArtifactArguments, ServeArguments},
     machine,
-    manifest::{ConfigError, ServeConfig},
+    manifest::{ServeConfig, requested_models},
     misused,
 };
 
-/// Connections that the system keeps while they are not accepted, so that a burst of clients is not turned away.
-const BACKLOG: u32 = 1024;
 /// How many of the largest requests are taken at one time.
 const DEFAULT_INFLIGHT_REQUESTS: usize = 4;
 /// The part of a container's memory that requests may take: one in so many.
 const DEFAULT_MEMORY_PART: usize = 4;
-/// First bytes of a zip file, which a TorchScript archive is.
-const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
-
-/// Reads what `--file` names: a manifest, a configuration or an archive.
-pub fn read_config(file: &Path) -> Result<ServeConfig, Failure> {
-    let content = fs::read(file).map_err(|error| {
-        misused(format!("reading {}: {error}", file.display()))
-            .with_hint("--file takes a TorchModel manifest, a model configuration or a TorchScript archive (.pt)")
-    })?;
-    let config = if content.starts_with(ZIP_MAGIC) {
-        ServeConfig::for_archive(file)
-    } else {
-        match String::from_utf8(content) {
-            Ok(text) => ServeConfig::parse(&text, file),
-            Err(_) => Err(ConfigError::Invalid {
-                file: file.display().to_string(),
-                message: "it is neither YAML nor a TorchScript archive (a zip file)".into(),
-            }),
-        }
-    };
-    config.map_err(|error| error.failure())
-}
 
 /// Where artifacts come from and go to, with the default cache folder filled in.
 #[must_use]
@@ -81,35 +57,12 @@ pub fn artifact_options(arguments: &ArtifactArguments) -> ArtifactOptions {
     }
 }
 
-/// SIGTERM and SIGINT, from the moment of [`Signals::listen`] on: one that comes while nobody waits is not lost.
-pub struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    /// Begins to listen. Call it on the async runtime.
-    pub fn listen() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|error| misused(format!("listening for signals: {error}")));
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
-    }
-
-    /// Waits for one of them.
-    async fn next(&mut self) -> SignalKind {
-        tokio::select! {
-            _ = self.terminate.recv() => SignalKind::terminate(),
-            _ = self.interrupt.recv() => SignalKind::interrupt(),
-        }
-    }
-}
-
 /// Serves until a signal or a fatal failure.
-pub async fn serve(
-    arguments: ServeArguments,
-    loader: Arc<dyn EngineLoader>,
-    mut signals: Signals,
-) -> Result<(), Failure> {
-    let config = read_config(&arguments.file)?;
+pub async fn serve(arguments: ServeArguments, loader: Arc<dyn Loader>, mut signals: Signals) -> Result<(), Failure> {
+    let configs = requested_models(&arguments.files, arguments.artifact.artifact.as_deref())?;
+    let [config] = <[ServeConfig; 1]>::try_from(configs).map_err(|configs| {
+        misused(format!("--file names {} models; start one program for each of them", configs.len()))
+    })?;
     let listeners = bind(&arguments)?;
     let repository = Arc::new(ModelRepository::default());
     let name = config.model.name.clone();
@@ -205,7 +158,7 @@ fn admission(arguments: &ServeArguments) -> Result<Admission, Failure> {
 struct Starting {
     config: ServeConfig,
     options: ArtifactOptions,
-    loader: Arc<dyn EngineLoader>,
+    loader: Arc<dyn Loader>,
     metrics: Metrics,
     fatal: mpsc::UnboundedSender<Failure>,
 }
@@ -222,7 +175,7 @@ impl Starting {
         let recorded = metrics.clone();
         let load = tokio::task::spawn_blocking(move || {
             let loading = Instant::now();
-            let in_memory = loader.load(&artifact.path, &config)?;
+            let in_memory = loader.load(&ModelFiles { archive: artifact.file, path: artifact.path }, &config)?;
             // A closed channel means that the process is stopping already.
             let model = Version::start(
                 in_memory,
@@ -245,24 +198,9 @@ impl Starting {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A restarted server gets its port back at once.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
 fn bind(arguments: &ServeArguments) -> Result<Listeners, Failure> {
     let bind = |address: SocketAddr, flag: &str| {
-        let mut listener = listen(address);
-        // "Every address" means those of IPv4 where the kernel has no IPv6.
-        let has_no_ipv6 = |error: &io::Error| error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error());
-        if address.ip() == Ipv6Addr::UNSPECIFIED && listener.as_ref().is_err_and(has_no_ipv6) {
-            let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-            listener = listen(address);
-        }
-        listener
+        listen(address)
             .map_err(|error| misused(format!("listening on {address}: {error}; choose another address with {flag}")))
     };
     let listeners = Listeners {

@@ -2,9 +2,12 @@
 
 use std::{env, path::PathBuf};
 
+const SOURCES: [&str; 6] = ["shim.cpp", "analysis.cpp", "define.cpp", "effects.cpp", "state.cpp", "tensor.cpp"];
+const HEADERS: [&str; 5] = ["shim.h", "analysis.h", "effects.h", "guard.h", "state.h"];
+
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");
-    for file in ["shim.h", "shim.cpp", "analysis.h", "analysis.cpp"] {
+    for file in SOURCES.iter().chain(&HEADERS) {
         println!("cargo:rerun-if-changed=src/{file}");
     }
     let libtorch = env::var_os("LIBTORCH").map(PathBuf::from).unwrap_or_default();
@@ -23,8 +26,7 @@ fn main() {
         .flag("-D_GLIBCXX_USE_CXX11_ABI=1")
         .flag("-DGLOG_USE_GLOG_EXPORT")
         .opt_level(2)
-        .file("src/shim.cpp")
-        .file("src/analysis.cpp")
+        .files(SOURCES.map(|file| format!("src/{file}")))
         .compile("torch_shim");
     let library = libtorch.join("lib");
     println!("cargo:rustc-link-search=native={}", library.display());

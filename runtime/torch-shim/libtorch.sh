@@ -4,41 +4,46 @@
 # target/libtorch-cuda. Called by the Makefile; does nothing when the folder is already there for the same list.
 set -euo pipefail
 
+die() {
+	printf 'libtorch.sh: %s\n' "$*" >&2
+	exit 1
+}
+
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 kind=${1:-cpu}
 list=$here/libtorch-$kind.txt
-[ -f "$list" ] || { echo "libtorch.sh: unknown kind '$kind': use cpu or cuda" >&2; exit 2; }
+[[ -f $list ]] || die "unknown kind '$kind': use cpu or cuda"
 # CUDA's libraries lie beside those.
-[ "$kind" = cpu ] || "${BASH_SOURCE[0]}" cpu
+[[ $kind == cpu ]] || "${BASH_SOURCE[0]}" cpu
 cache=${TORCHMODEL_CACHE:-$root/target/cache}
 # A folder is made anew when the list changes, or this number: raise it with what is made of the wheels below.
 format=1
-key=$({ echo "$format"; cat "$list"; } | sha256sum | cut -c1-16)
+key=$(cat - "$list" <<<"$format" | sha256sum | cut -c1-16)
 folder=$cache/libtorch-$kind-$key
 link=$root/target/libtorch
-[ "$kind" = cpu ] || link=$root/target/libtorch-$kind
+[[ $kind == cpu ]] || link=$root/target/libtorch-$kind
 
-if [ ! -d "$folder" ]; then
-    part=$folder.part.$$
-    reporter=
-    trap 'kill $reporter 2>/dev/null || true; rm -rf "$part"' EXIT
-    mkdir -p "$part/wheels" "$part/lib" "$part/tmp"
-    declare -A sizes=([cpu]="0.5 GB" [cuda]="2.5 GB")
-    echo "libtorch ($kind): downloading the wheels that ${list#"$root"/} pins, ${sizes[$kind]}"
-    # What pip tells of its progress is for terminals alone. It writes to its temporary folder first.
-    while sleep 10 >/dev/null 2>&1; do echo "libtorch ($kind): $(du -sh "$part" 2>/dev/null | cut -f1) so far"; done &
-    reporter=$!
-    disown
-    TMPDIR=$part/tmp python3 -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: \
-        --python-version 3.11 --implementation cp --abi cp311 --abi none --abi abi3 \
-        --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_25_x86_64 \
-        --platform manylinux_2_18_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
-        --platform manylinux1_x86_64 --platform any --dest "$part/wheels" --requirement "$list"
-    kill $reporter
-    reporter=
-    echo "libtorch ($kind): unpacking $(du -sh "$part/wheels" | cut -f1)"
-    python3 - "$kind" "$part" <<'PYTHON'
+if [[ ! -d $folder ]]; then
+	part=$folder.part.$$
+	reporter=
+	trap 'kill $reporter 2>/dev/null || true; rm -rf "$part"' EXIT
+	mkdir -p "$part/wheels" "$part/lib" "$part/tmp"
+	declare -A sizes=([cpu]="0.5 GB" [cuda]="2.5 GB")
+	echo "libtorch ($kind): downloading the wheels that ${list#"$root"/} pins, ${sizes[$kind]}"
+	# What pip tells of its progress is for terminals alone. It writes to its temporary folder first.
+	while sleep 10 >/dev/null 2>&1; do echo "libtorch ($kind): $(du -sh "$part" 2>/dev/null | cut -f1) so far"; done &
+	reporter=$!
+	disown
+	TMPDIR=$part/tmp python3 -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: \
+		--python-version 3.11 --implementation cp --abi cp311 --abi none --abi abi3 \
+		--platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_25_x86_64 \
+		--platform manylinux_2_18_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+		--platform manylinux1_x86_64 --platform any --dest "$part/wheels" --requirement "$list"
+	kill $reporter
+	reporter=
+	echo "libtorch ($kind): unpacking $(du -sh "$part/wheels" | cut -f1)"
+	python3 - "$kind" "$part" <<'PYTHON'
 import glob, os, shutil, sys, zipfile
 kind, part = sys.argv[1:]
 # What the loader asks for (readelf -d) and what is loaded later by name: linear algebra, nvrtc with its builtins, cuDNN's parts.
@@ -73,20 +78,20 @@ for wheel in sorted(glob.glob(part + "/wheels/*.whl")):
 if missing:
     sys.exit("libtorch.sh: not in the wheels: " + " ".join(sorted(missing)))
 PYTHON
-    rm -rf "$part/wheels" "$part/tmp"
-    if [ "$kind" = cpu ]; then
-        # torch-sys links -ltorch; the wheel's own libtorch.so would pull in CUDA.
-        echo | cc -shared -x c - -o "$part/lib/libtorch.so" -Wl,-soname,libtorch.so
-        echo 2.11.0 >"$part/build-version"
-    fi
-    # The driver brings libcuda.so.1.
-    absent=$({ LD_LIBRARY_PATH=$part/lib:$root/target/libtorch/lib ldd "$part"/lib/*.so* 2>/dev/null || true; } |
-        awk '/ => not found/ && $1 != "libcuda.so.1" && !seen[$1]++ { printf " %s", $1 }')
-    [ -z "$absent" ] || { echo "libtorch.sh: the libraries need others that are not listed here:$absent" >&2; exit 1; }
-    rm -rf "$folder"
-    mv "$part" "$folder"
-    trap - EXIT
-    echo "libtorch ($kind): ready, $(du -shL "$folder/lib" | cut -f1) of libraries"
+	rm -rf "$part/wheels" "$part/tmp"
+	if [[ $kind == cpu ]]; then
+		# torch-sys links -ltorch; the wheel's own libtorch.so would pull in CUDA.
+		echo | cc -shared -x c - -o "$part/lib/libtorch.so" -Wl,-soname,libtorch.so
+		echo 2.11.0 >"$part/build-version"
+	fi
+	# The driver brings libcuda.so.1.
+	absent=$({ LD_LIBRARY_PATH=$part/lib:$root/target/libtorch/lib ldd "$part"/lib/*.so* 2>/dev/null || true; } |
+		awk '/ => not found/ && $1 != "libcuda.so.1" && !seen[$1]++ { printf " %s", $1 }')
+	[[ -z $absent ]] || die "the libraries need others that are not listed here:$absent"
+	rm -rf "$folder"
+	mv "$part" "$folder"
+	trap - EXIT
+	echo "libtorch ($kind): ready, $(du -shL "$folder/lib" | cut -f1) of libraries"
 fi
 mkdir -p "$root/target"
 ln -sfn "$folder" "$link"

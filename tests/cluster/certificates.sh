@@ -15,14 +15,14 @@ printf '[req]\ndistinguished_name = name\n[name]\n' >openssl.cnf
 request=(openssl req -config openssl.cnf -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 365)
 
 authority() { # NAME
-	"${request[@]}" -subj "/CN=$1" -keyout "$1.key" -out "$1.crt" 2>/dev/null \
+	"${request[@]}" -subj "/CN=$1" -keyout "$1.key" -out "$1.crt" \
 		-addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,digitalSignature \
-		-addext subjectKeyIdentifier=hash
+		-addext subjectKeyIdentifier=hash 2>/dev/null
 }
 certificate() { # FILE SUBJECT AUTHORITY [SUBJECT_ALTERNATIVE_NAMES]
-	"${request[@]}" -subj "$2" -CA "$3.crt" -CAkey "$3.key" -keyout "$1.key" -out "$1.crt" 2>/dev/null \
+	"${request[@]}" -subj "$2" -CA "$3.crt" -CAkey "$3.key" -keyout "$1.key" -out "$1.crt" \
 		-addext keyUsage=critical,digitalSignature -addext extendedKeyUsage=serverAuth,clientAuth \
-		${4:+-addext "subjectAltName=$4"}
+		${4:+-addext "subjectAltName=$4"} 2>/dev/null
 }
 kubeconfig() { # FILE CERTIFICATE
 	cat >"$1" <<-END

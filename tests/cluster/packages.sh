@@ -7,9 +7,9 @@ source "$(dirname "$0")/lib.sh"
 
 PACKAGES=(
 	runc containernetworking-plugins iptables conntrack ethtool socat # what containerd, kubelet and kube-proxy call
-	iproute2 util-linux procps                                       # ip; unshare, nsenter, flock
-	buildah mmdebstrap                                               # images
-	openssl curl ca-certificates                                     # certificates; questions to the API server and S3
+	iproute2 util-linux procps                                        # ip; unshare, nsenter, flock
+	buildah mmdebstrap                                                # images
+	openssl curl ca-certificates                                      # certificates; questions to the API server and S3
 )
 
 missing=()

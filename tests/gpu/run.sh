@@ -8,7 +8,10 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 binary=${1:-target/image/bin/torchmodel-runtime}
-nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null || { echo "skipped: no NVIDIA GPU here"; exit 77; }
+if ! nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null; then
+	echo "skipped: no NVIDIA GPU here"
+	exit 77
+fi
 image=$(mktemp -d)
 trap 'rm -rf "$image"' EXIT
 mkdir "$image/bin" "$image/lib"

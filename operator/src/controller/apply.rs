@@ -1,6 +1,6 @@
 //! Fourth step: makes the cluster hold the children, in a stated order, writing only what differs.
 //!
-//! Order: what a pod needs before the pod. A child whose stored form already is what is wanted costs no request; before any
+//! Order: what a pod needs before the pod. A child whose stored form already is what is desired costs no request; before any
 //! write the object and its owner are read afresh, since a store may be a moment behind. Invariants: an object that another
 //! owner made is never touched, and nothing is created for a TorchModel that is gone.
 
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{FIELD_MANAGER, metrics::Metrics, metrics::Write};
 
-/// Annotation of each child: the hash of what was applied, so that a field that is no longer wanted is noticed.
+/// Annotation of each child: the hash of what was applied, so that a field that is no longer desired is noticed.
 const APPLIED_ANNOTATION: &str = "serving.torchmodel.dev/applied";
 
 /// Why a child is not as it should be.
@@ -98,7 +98,7 @@ impl Error {
     }
 }
 
-/// Writes what differs; removes what is no longer wanted.
+/// Writes what differs; removes what is no longer desired.
 pub async fn apply(
     children: Children<Prepared>,
     dereferenced: &Dereferenced,
@@ -118,13 +118,13 @@ pub async fn apply(
         }
         None
     };
-    let wanted = config_map.name_any();
-    let live = config_maps.iter().find(|live| live.name_any() == wanted);
+    let desired = config_map.name_any();
+    let live = config_maps.iter().find(|live| live.name_any() == desired);
     let config_map = applier.apply(config_map, live).await?;
     let service = applier.apply(service, live_service.as_ref()).await?;
     let deployment = applier.apply(deployment, live_deployment.as_ref()).await?;
     if Rollout::of(&deployment).is_complete {
-        applier.delete_old_revisions(config_maps, &wanted).await?;
+        applier.delete_old_revisions(config_maps, &desired).await?;
     }
     Ok(Children { service_account, config_map, service, deployment, stage: PhantomData })
 }
@@ -158,10 +158,10 @@ impl<'a> Applier<'a> {
         let (kind, name) = (K::kind(&()).into_owned(), desired.name_any());
         let desired = annotated(desired)?;
         let json = |source| Error::Json { kind: kind.clone(), name: name.clone(), source };
-        let wanted = serde_json::to_value(&desired).map_err(json)?;
+        let desired = serde_json::to_value(&desired).map_err(json)?;
         if let Some(stored) = stored
             && self.is_ours(&**stored)
-            && is_current(&wanted, &**stored).map_err(json)?
+            && is_current(&desired, &**stored).map_err(json)?
         {
             return Ok((**stored).clone());
         }
@@ -173,22 +173,22 @@ impl<'a> Applier<'a> {
             if !self.is_ours(fresh) {
                 return Err(Error::NotOurs { owner: owner_of(fresh), kind, name }.into());
             }
-            if is_current(&wanted, fresh).map_err(json)? {
+            if is_current(&desired, fresh).map_err(json)? {
                 return Ok(fresh.clone());
             }
         }
         let applied =
-            write(&api, &name, &wanted, fresh.is_some()).await.map_err(|source| request("applying", source))?;
+            write(&api, &name, &desired, fresh.is_some()).await.map_err(|source| request("applying", source))?;
         let write = if fresh.is_none() { Write::Create } else { Write::Change };
         self.metrics.record_write(&kind, write);
         match write {
             Write::Create => info!(%kind, child = %name, "created a child"),
-            Write::Change | Write::Delete => info!(%kind, child = %name, "changed a child to what is wanted"),
+            Write::Change | Write::Delete => info!(%kind, child = %name, "changed a child to what is desired"),
         }
         Ok(applied)
     }
 
-    /// Deletes an object that is ours and no longer wanted.
+    /// Deletes an object that is ours and no longer desired.
     async fn delete<K>(&mut self, unwanted: &K) -> Result<(), ReconcileError>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
@@ -203,7 +203,7 @@ impl<'a> Applier<'a> {
         match api.delete(&name, &parameters).await {
             Ok(_) => {
                 self.metrics.record_write(&kind, Write::Delete);
-                info!(%kind, child = %name, "deleted a child that is no longer wanted");
+                info!(%kind, child = %name, "deleted a child that is no longer desired");
                 Ok(())
             }
             // Gone already, or made anew meanwhile.
@@ -212,8 +212,12 @@ impl<'a> Applier<'a> {
         }
     }
 
-    async fn delete_old_revisions(&mut self, revisions: &[Arc<ConfigMap>], wanted: &str) -> Result<(), ReconcileError> {
-        for revision in revisions.iter().filter(|revision| revision.name_any() != wanted) {
+    async fn delete_old_revisions(
+        &mut self,
+        revisions: &[Arc<ConfigMap>],
+        desired: &str,
+    ) -> Result<(), ReconcileError> {
+        for revision in revisions.iter().filter(|revision| revision.name_any() != desired) {
             self.delete(&**revision).await?;
         }
         Ok(())
@@ -246,15 +250,15 @@ impl<'a> Applier<'a> {
 
 /// Server-side apply; where that makes no valid object of one that exists, because an edit by hand left items in a list that
 /// contradict ours (two ports of one name), the lists are replaced as a whole.
-async fn write<K>(api: &Api<K>, name: &str, wanted: &Value, is_there: bool) -> kube::Result<K>
+async fn write<K>(api: &Api<K>, name: &str, desired: &Value, is_there: bool) -> kube::Result<K>
 where
     K: Clone + Debug + DeserializeOwned,
 {
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    match api.patch(name, &parameters, &Patch::Apply(wanted)).await {
+    match api.patch(name, &parameters, &Patch::Apply(desired)).await {
         Err(kube::Error::Api(status)) if is_there && status.is_invalid() => {
             let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-            api.patch(name, &parameters, &Patch::Merge(wanted)).await
+            api.patch(name, &parameters, &Patch::Merge(desired)).await
         }
         result => result,
     }
@@ -266,8 +270,8 @@ fn annotated<K: Resource + Serialize>(mut desired: K) -> Result<K, build::Error>
     Ok(desired)
 }
 
-fn is_current<K: Serialize>(wanted: &Value, live: &K) -> Result<bool, serde_json::Error> {
-    Ok(difference::covers(&serde_json::to_value(live)?, wanted))
+fn is_current<K: Serialize>(desired: &Value, live: &K) -> Result<bool, serde_json::Error> {
+    Ok(difference::covers(&serde_json::to_value(live)?, desired))
 }
 
 /// Who made an object, in words.

@@ -49,7 +49,7 @@ pub enum Applied {}
 pub struct Children<Stage> {
     /// Identity of the pods; absent when the manifest names one.
     pub service_account: Option<ServiceAccount>,
-    /// The wanted revision: what the runtime reads.
+    /// The desired revision: what the runtime reads.
     pub config_map: ConfigMap,
     /// The address.
     pub service: Service,

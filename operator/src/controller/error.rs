@@ -6,6 +6,7 @@
 use std::fmt;
 
 use torchmodel_crds::{FailureReason, redact_uris};
+use torchmodel_process::error_chain_by;
 
 use super::{apply, build, dereference, status, validate};
 
@@ -96,26 +97,13 @@ impl Error {
     }
 }
 
-/// An error and its causes in one line, each said once.
+/// An error and its causes in one line, without what a URI keeps secret; of an answer of the API server, what it said itself.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = describe(error);
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = describe(cause);
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    redact_uris(&text)
-}
-
-/// What the API server itself said, without the client's wrapping of it.
-fn describe(error: &(dyn std::error::Error + 'static)) -> String {
-    match error.downcast_ref::<kube::Error>() {
+    let text = error_chain_by(error, |error| match error.downcast_ref::<kube::Error>() {
         Some(kube::Error::Api(status)) => status.message.clone(),
         _ => error.to_string(),
-    }
+    });
+    redact_uris(&text)
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ use serde_json::json;
 use torchmodel_crds::{ArtifactStatus, EndpointsStatus, FailurePhase, MODEL_LABEL, TorchModel, TorchModelStatus};
 use tracing::info;
 
+use self::conditions::Facts;
+pub use self::rollout::Rollout;
 use super::{
     Context,
     build::{Applied, Children, GRPC_PORT, HTTP_PORT, METRICS_PORT, TEMPLATE_LABEL},
@@ -26,8 +28,6 @@ use super::{
     error::Error as ReconcileError,
 };
 use crate::STATUS_FIELD_MANAGER;
-use conditions::Facts;
-pub use rollout::Rollout;
 
 /// The status could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -150,7 +150,7 @@ pub fn compute_status(
     }
 }
 
-/// A failure stays in sight until the wanted revision serves, also while the next try runs. What kept a pod from being placed
+/// A failure stays in sight until the desired revision serves, also while the next try runs. What kept a pod from being placed
 /// does not: once it is placed, that is over.
 fn remembered(previous: &TorchModelStatus, generation: i64, facts: &Facts<'_>) -> Option<torchmodel_crds::LastFailure> {
     let failure = previous.last_failure.clone()?;

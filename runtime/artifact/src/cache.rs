@@ -3,19 +3,22 @@
 //! Layout: `blobs/sha256/HEX`, `partial/KEY.{part,json,lock}`, `sources/KEY.json`. Invariants: a file appears under `blobs` only
 //! complete, verified and by an atomic rename; every blob is hashed again before it is handed out.
 
-use std::fs::{File, TryLockError};
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::{
+    fs::{File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 use tracing::{info, warn};
 
-use super::digest::{self, Digest, Hashed};
-use super::error::ArtifactError;
+use super::{
+    digest::{self, Digest, Hashed},
+    error::ArtifactError,
+};
 
 const LOCK_POLL: Duration = Duration::from_millis(100);
 

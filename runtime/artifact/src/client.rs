@@ -3,18 +3,19 @@
 //! `SSL_CERT_FILE` and `SSL_CERT_DIR` take the place of the system's store, as with OpenSSL. `HTTP_PROXY`, `HTTPS_PROXY` and
 //! `NO_PROXY` are honoured. Invariants: a redirect never leads from https to http; no process-wide TLS provider is set.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use reqwest::redirect::{Action, Attempt, Policy};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_native_certs::CertificateResult;
 use tracing::{debug, warn};
 
-use super::PullContext;
-use super::environment::Environment;
-use super::error::{ArtifactError, BoxError};
-use super::fault::RedirectFault;
+use super::{
+    PullContext,
+    environment::Environment,
+    error::{ArtifactError, BoxError},
+    fault::RedirectFault,
+};
 
 /// Most redirects that one request follows.
 const MAX_REDIRECTS: usize = 5;

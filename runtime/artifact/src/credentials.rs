@@ -3,10 +3,11 @@
 //! Precedence of credentials: mounted Secret, environment variables, profile files, web identity, container, instance metadata.
 //! A mounted Secret without usable keys is an error rather than a reason to look further. Invariant: nothing here prints a value.
 
-use std::collections::HashMap;
-use std::fmt;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    fmt, io,
+    path::{Path, PathBuf},
+};
 
 use ini::{Ini, ParseOption};
 

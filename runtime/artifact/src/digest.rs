@@ -3,10 +3,12 @@
 //! Hashing runs on the blocking pool and uses the processor's SHA instructions where it has them (sha2 looks at run time).
 //! Invariant: a [`Digest`] is always 64 lower-case hexadecimal digits.
 
-use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::Path;
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
 
 use sha2::{Digest as _, Sha256};
 

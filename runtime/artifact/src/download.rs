@@ -3,21 +3,26 @@
 //! `artifact` calls [`run`] with the part locked. Invariants: attempts without a new byte are counted and bounded; room on disk is
 //! checked before the first byte of each answer; dropping the future leaves a part that can be continued.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::time::{Duration, Instant};
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::mpsc;
+use torchmodel_process::{error_chain, format_bytes};
 use tracing::{info, warn};
 
-use super::FetchLimits;
-use super::cache::{Cache, cache_error};
-use super::error::{self, ArtifactError};
-use super::fault;
-use super::origin::{Answer, Ask, Body, Origin};
-use super::part::Part;
-use super::progress::{Progress, format_bytes};
+use super::{
+    FetchLimits,
+    cache::{Cache, cache_error},
+    error::{ArtifactError, is_out_of_space},
+    fault,
+    origin::{Answer, Ask, Body, Origin},
+    part::Part,
+    progress::Progress,
+};
 
 /// Chunks between the socket and the disk; a chunk is at most some hundred kilobytes.
 const CHANNEL_CHUNKS: usize = 32;
@@ -71,7 +76,7 @@ pub(super) async fn run(download: &Download<'_>, mut part: Part) -> Result<Outco
             phase = "Fetch",
             attempt = fruitless,
             "{}; {} are there, trying again in {:.1} s",
-            error::chain(&fault),
+            error_chain(&fault),
             format_bytes(part.written()),
             pause.as_secs_f32()
         );
@@ -173,7 +178,7 @@ async fn stream(
     let Ok((part, written)) = writer.await else { return (None, Err(lost_part(download))) };
     if let Err(source) = written {
         let error = match total {
-            Some(total) if error::is_out_of_space(&source) => {
+            Some(total) if is_out_of_space(&source) => {
                 let (needed, free) = (total.saturating_sub(part.written()), download.cache.free_bytes().unwrap_or(0));
                 let (dir, uri) = (download.cache.dir().to_owned(), download.origin.target().uri.clone());
                 ArtifactError::CacheFull { dir, uri, needed, free }

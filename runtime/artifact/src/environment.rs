@@ -2,8 +2,7 @@
 //!
 //! Everything below `artifact` reads variables from here, so that a test passes literals. Invariant: values are never printed.
 
-use std::collections::HashMap;
-use std::fmt;
+use std::{collections::HashMap, fmt};
 
 /// Environment variables at one moment. An empty value counts as unset, as in the AWS SDKs.
 #[derive(Clone, Default)]

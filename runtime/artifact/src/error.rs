@@ -3,11 +3,10 @@
 //! Every layer of `artifact` returns [`ArtifactError`]. Invariants: no message holds a key, a token or the query of a URI, and
 //! [`ArtifactError::failure`] maps every variant without a catch-all arm.
 
-use std::io;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::{io, path::PathBuf, time::Duration};
 
 use torchmodel_crds::{Failure, FailurePhase, FailureReason};
+use torchmodel_process::{error_chain, format_bytes};
 
 /// Any cause, kept for the source chain.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -167,7 +166,7 @@ pub enum ArtifactError {
         size_bytes: u64,
     },
     /// The cache folder's file system has too little room.
-    #[error("the cache folder {} has no room for {uri}: {needed} bytes needed, {free} bytes free", .dir.display())]
+    #[error("the cache folder {} has no room for {uri}: {} needed, {} free", .dir.display(), format_bytes(*.needed), format_bytes(*.free))]
     CacheFull {
         /// The cache folder.
         dir: PathBuf,
@@ -227,7 +226,7 @@ impl ArtifactError {
     #[must_use]
     pub fn failure(&self) -> Failure {
         let (phase, reason) = self.classify();
-        let mut failure = Failure::new(phase, reason, chain(self));
+        let mut failure = Failure::new(phase, reason, error_chain(self));
         if let Some(hint) = self.own_hint() {
             hint.clone_into(&mut failure.hint);
         }
@@ -322,21 +321,6 @@ impl ArtifactError {
 /// Whether an I/O error says that a file system or quota is full.
 pub(crate) fn is_out_of_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
-}
-
-/// An error and its causes, outermost first, without a cause that its own effect already quotes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let part = next.to_string();
-        if !part.is_empty() && !text.ends_with(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        cause = next.source();
-    }
-    text
 }
 
 fn announced_text(announced: Option<u64>) -> String {

@@ -3,12 +3,12 @@
 //! Both transports come here: an answer that is no success becomes a [`StatusFault`], which [`StatusFault::explain`] turns into
 //! the closed list; errors of the network are told apart by their causes, not by their text.
 
-use std::error::Error;
-use std::io;
+use std::{error::Error, io};
 
 use http::{HeaderMap, StatusCode};
+use torchmodel_process::error_chain;
 
-use super::error::{ArtifactError, BoxError, chain};
+use super::error::{ArtifactError, BoxError};
 
 /// How much of an error's body is read.
 pub(super) const MAX_BODY_BYTES: usize = 64 << 10;
@@ -170,7 +170,7 @@ pub(super) fn network_cause(error: &(dyn Error + 'static)) -> BoxError {
     while let Some(next) = cause.source().filter(|_| cause.to_string().starts_with("client error (")) {
         cause = next;
     }
-    chain(cause).into()
+    error_chain(cause).into()
 }
 
 /// The error for a body that broke off after `received` of `announced` bytes.

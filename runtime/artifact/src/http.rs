@@ -5,14 +5,18 @@
 
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
-use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
-use http::{HeaderMap, StatusCode};
+use http::{
+    HeaderMap, StatusCode,
+    header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE},
+};
 use url::Url;
 
-use super::error::{ArtifactError, BoxError};
-use super::fault::{self, MAX_BODY_BYTES, Meaning, StatusFault, Target};
-use super::origin::{Answer, Ask, Body, Origin};
-use super::uri::{host_and_port, redact};
+use super::{
+    error::{ArtifactError, BoxError},
+    fault::{self, MAX_BODY_BYTES, Meaning, StatusFault, Target},
+    origin::{Answer, Ask, Body, Origin},
+    uri::{host_and_port, redact},
+};
 
 /// A URL and the client that asks it.
 pub(super) struct HttpOrigin {

@@ -22,25 +22,28 @@ mod progress;
 mod s3;
 mod uri;
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use torchmodel_crds::ModelSource;
+use torchmodel_process::{format_bytes, format_rate};
 use tracing::{info, warn};
 
-use self::cache::{Blob, Cache, SourceRecord, cache_error, source_key};
-use self::digest::{Digest, Hashed};
-use self::download::{Download, Outcome};
-pub use self::environment::Environment;
-pub use self::error::ArtifactError;
-use self::http::HttpOrigin;
-use self::origin::Origin;
-use self::part::Part;
-use self::progress::{format_bytes, format_rate};
-use self::s3::{S3Origin, S3Source};
-use self::uri::Location;
+use self::{
+    cache::{Blob, Cache, SourceRecord, cache_error, source_key},
+    digest::{Digest, Hashed},
+    download::{Download, Outcome},
+    http::HttpOrigin,
+    origin::Origin,
+    part::Part,
+    s3::{S3Origin, S3Source},
+    uri::Location,
+};
+pub use self::{environment::Environment, error::ArtifactError};
 
 /// Where artifacts are kept and what opens their sources.
 #[derive(Clone, Debug)]

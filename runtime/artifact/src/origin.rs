@@ -7,8 +7,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
-use super::error::{ArtifactError, BoxError};
-use super::fault::Target;
+use super::{
+    error::{ArtifactError, BoxError},
+    fault::Target,
+};
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]

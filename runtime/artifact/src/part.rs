@@ -4,17 +4,21 @@
 //! bytes of the file; without a digest to check against, only bytes that were flushed to disk count after a restart; the lock
 //! lives as long as anything can still write.
 
-use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io::{self, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
-use super::cache::{self, PartSlot};
-use super::digest::{self, Digest};
+use super::{
+    cache::{self, PartSlot},
+    digest::{self, Digest},
+};
 
 /// Flushed to disk after this many bytes, so that a crash loses no more.
 const SYNC_BYTES: u64 = 64 << 20;

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use torchmodel_process::{format_bytes, format_rate};
 use tracing::info;
 
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
@@ -56,26 +57,6 @@ impl Progress {
     }
 }
 
-/// A size for people: decimal units, one digit after the point.
-#[allow(clippy::cast_precision_loss)] // Only for people.
-pub(super) fn format_bytes(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["B", "kB", "MB", "GB"] {
-        if value < 999.95 {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1000.0;
-    }
-    format!("{value:.1} TB")
-}
-
-/// A speed for people.
-#[allow(clippy::cast_precision_loss)] // Only for people.
-pub(super) fn format_rate(bytes: u64, elapsed: Duration) -> String {
-    let rate = bytes as f64 / 1e6 / elapsed.as_secs_f64().max(1e-6);
-    format!("{rate:.1} MB/s")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,20 +78,5 @@ mod tests {
         for (ms, total, received, expected) in table {
             assert_eq!(progress.is_due(received, total, at(ms)), expected, "{ms} ms, {received} of {total:?}");
         }
-    }
-
-    #[test]
-    fn sizes_and_speeds_are_readable() {
-        let table = [
-            (0, "0 B"),
-            (999, "999 B"),
-            (2_200_000, "2.2 MB"),
-            (102_502_400, "102.5 MB"),
-            (7_000_000_000_000, "7.0 TB"),
-        ];
-        for (bytes, text) in table {
-            assert_eq!(format_bytes(bytes), text);
-        }
-        assert_eq!(format_rate(100_000_000, Duration::from_secs(2)), "50.0 MB/s");
     }
 }

@@ -4,30 +4,32 @@
 //! [`StatusFault`] in the source chain, so that nothing is guessed from error texts. Invariant: a source that needs credentials
 //! from a service waits for that service no longer than the limit.
 
-use std::path::Path as FilePath;
-use std::sync::Arc;
-use std::time::Duration;
+use std::{path::Path as FilePath, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use http::Method;
 use http_body_util::BodyExt;
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
-use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
+use object_store::{
+    ClientOptions, GetOptions, GetRange, ObjectStore, RetryConfig, StaticCredentialProvider,
+    aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential},
+    client::{
+        HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
+    },
+    path::Path,
 };
-use object_store::path::Path;
-use object_store::{ClientOptions, GetOptions, GetRange, ObjectStore, RetryConfig, StaticCredentialProvider};
 use torchmodel_crds::S3Spec;
 use tracing::info;
 use url::Url;
 
-use super::credentials::{self, Credentials};
-use super::environment::Environment;
-use super::error::{ArtifactError, BoxError};
-use super::fault::{self, MAX_BODY_BYTES, Meaning, StatusFault, Target};
-use super::origin::{Answer, Ask, Body, Origin};
-use super::uri::host_and_port;
+use super::{
+    credentials::{self, Credentials},
+    environment::Environment,
+    error::{ArtifactError, BoxError},
+    fault::{self, MAX_BODY_BYTES, Meaning, StatusFault, Target},
+    origin::{Answer, Ask, Body, Origin},
+    uri::host_and_port,
+};
 
 const DEFAULT_REGION: &str = "us-east-1";
 

@@ -3,8 +3,7 @@
 //! [`Location::parse`] is the only reader of the URI's text. Invariant: what [`Location`]'s `Display` prints may be logged; user,
 //! password, query and fragment of a URL never appear in it.
 
-use std::fmt;
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use url::Url;
 

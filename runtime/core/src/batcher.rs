@@ -13,15 +13,16 @@ use std::{
 /// The limits of one model's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatcherConfig {
-    /// Most rows in one batch; 1 or less means that requests run alone.
+    /// Maximum of rows in one batch; 1 or less means that requests run alone.
     pub max_rows: u64,
     /// How long the oldest request may wait for company while an instance is free.
     pub max_delay: Duration,
-    /// Most requests that wait.
+    /// Maximum of requests that wait.
     pub max_queue: usize,
 }
 
-/// A request that waits.
+/// A request that waits. Made when it is submitted; held by the [`Batcher`] until its batch is taken, its deadline passes or nobody
+/// waits for it any more, and then by whoever took it. [`BatcherConfig::max_queue`] bounds how many there are.
 #[derive(Debug)]
 pub struct Waiting<T> {
     /// What the scheduler needs to run and answer it.
@@ -47,7 +48,17 @@ pub enum Next<T> {
     Idle,
 }
 
-/// A queue of requests and the policy over it.
+/// Which batch an instance that still has one under way may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ahead {
+    /// What would run now.
+    Ready,
+    /// A full one alone: taking it early costs it no company.
+    Full,
+}
+
+/// A queue of requests and the policy over it. One for each scheduler, behind its lock, as long as the model is loaded; it holds at
+/// most [`BatcherConfig::max_queue`] requests, which leave it in batches or as expired.
 #[derive(Debug)]
 pub struct Batcher<T> {
     config: BatcherConfig,
@@ -73,6 +84,14 @@ impl<T> Batcher<T> {
         self.queue.is_empty()
     }
 
+    /// From now on every request runs alone. Whether any did not before.
+    pub fn stop_batching(&mut self) -> bool {
+        let was_batching = self.config.max_rows > 1;
+        self.config.max_rows = 1;
+        self.config.max_delay = Duration::ZERO;
+        was_batching
+    }
+
     /// Adds a request, or gives it back when the queue is full.
     pub fn push(&mut self, waiting: Waiting<T>) -> Result<(), Waiting<T>> {
         if self.queue.len() >= self.config.max_queue {
@@ -94,6 +113,11 @@ impl<T> Batcher<T> {
         gone.into()
     }
 
+    /// Takes out every request.
+    pub fn take_all(&mut self) -> Vec<Waiting<T>> {
+        self.queue.drain(..).collect()
+    }
+
     /// What an instance that is idle at `now` should do.
     pub fn next(&mut self, now: Instant) -> Next<T> {
         let Some(head) = self.queue.front() else { return Next::Idle };
@@ -104,6 +128,18 @@ impl<T> Batcher<T> {
             return Next::WaitUntil(ready_at);
         }
         Next::Run(self.take(&chosen.positions))
+    }
+
+    /// What an instance that has a batch under way may take at `now`.
+    pub fn next_ahead(&mut self, now: Instant, ahead: Ahead) -> Option<Vec<Waiting<T>>> {
+        let head = self.queue.front()?;
+        if ahead == Ahead::Full && !self.choose(head).is_full {
+            return None;
+        }
+        match self.next(now) {
+            Next::Run(batch) => Some(batch),
+            Next::WaitUntil(_) | Next::Idle => None,
+        }
     }
 
     /// Positions of the requests that would run with `head`, in the order of arrival.
@@ -242,6 +278,32 @@ mod tests {
         let gone = batcher.take_expired(now + MS, |payload| *payload == 3);
         assert_eq!(gone.iter().map(|waiting| waiting.payload).collect::<Vec<_>>(), [1, 3]);
         assert_eq!(payloads(batcher.next(now + MS)), [2]);
+    }
+
+    #[test]
+    fn a_batch_is_taken_ahead_when_it_is_ready_or_only_when_it_is_full() {
+        let now = Instant::now();
+        let mut batcher = batcher(2, Duration::ZERO);
+        batcher.push(waiting(1, 1, 0, now)).unwrap();
+        assert!(batcher.next_ahead(now, Ahead::Full).is_none(), "another may still join it");
+        batcher.push(waiting(2, 1, 0, now)).unwrap();
+        assert_eq!(batcher.next_ahead(now, Ahead::Full).map(|batch| batch.len()), Some(2));
+        batcher.push(waiting(3, 1, 0, now)).unwrap();
+        assert_eq!(batcher.next_ahead(now, Ahead::Ready).map(|batch| batch.len()), Some(1));
+        assert!(batcher.next_ahead(now, Ahead::Ready).is_none());
+    }
+
+    #[test]
+    fn once_batching_is_stopped_every_request_runs_alone_and_at_once() {
+        let now = Instant::now();
+        let mut batcher = batcher(4, 5 * MS);
+        for payload in [1, 2] {
+            batcher.push(waiting(payload, 1, 0, now)).unwrap();
+        }
+        assert!(batcher.stop_batching());
+        assert!(!batcher.stop_batching(), "told once");
+        assert_eq!(payloads(batcher.next(now)), [1]);
+        assert_eq!(payloads(batcher.next(now)), [2]);
     }
 
     proptest::proptest! {

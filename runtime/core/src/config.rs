@@ -13,7 +13,7 @@ use crate::model_key::ModelName;
 pub const DEFAULT_MAX_QUEUE: usize = 512;
 /// Longest time from arrival to answer, where the configuration says nothing.
 pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// Warm-up inferences for each batch size, where the configuration says nothing. TorchScript's profiling executor settles
+/// Fewest warm-up inferences for each batch size, where the configuration says nothing. TorchScript's profiling executor settles
 /// after its second run.
 pub const DEFAULT_WARMUP_ITERATIONS: u32 = 3;
 
@@ -29,9 +29,9 @@ pub struct Batching {
 /// Warm-up, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warmup {
-    /// Inferences for each batch size; 0 for none.
+    /// Fewest inferences for each batch size; 0 for none at all.
     pub iterations: u32,
-    /// Batch sizes to run, each at least 1.
+    /// Batch sizes to run besides those that the plan runs anyway, each at least 1.
     pub batch_sizes: Vec<u32>,
     /// Shapes and values, by input.
     pub inputs: Vec<WarmupInput>,
@@ -52,6 +52,8 @@ pub struct ModelConfig {
     pub batching: Option<Batching>,
     /// Instances on the device.
     pub instances: usize,
+    /// Whether answers depend on earlier requests; `None` to find out.
+    pub is_stateful: Option<bool>,
     /// Whether to freeze.
     pub freeze: bool,
     /// Threads inside one operator; `None` for a share of the CPUs.
@@ -93,6 +95,7 @@ impl ModelConfig {
             outputs: spec.outputs.clone(),
             batching,
             instances: spec.instances.map_or(1, |count| usize::try_from(count.max(1)).unwrap_or(1)),
+            is_stateful: spec.stateful,
             freeze: optimize.freeze.unwrap_or(false),
             intra_op_threads: optimize.intra_op_threads,
             warmup: check_warmup(spec, batching)?,
@@ -105,18 +108,15 @@ impl ModelConfig {
 fn check_warmup(spec: &ModelSpec, batching: Option<Batching>) -> Result<Warmup, String> {
     let warmup = spec.warmup.clone().unwrap_or_default();
     unique(warmup.inputs.iter().map(|input| &input.name), "model.warmup.inputs")?;
-    let most = batching.map_or(1, |batching| batching.max_batch_size);
-    if let Some(size) = warmup.batch_sizes.iter().find(|size| u64::from(**size) > most || **size == 0) {
-        return Err(format!("model.warmup.batchSizes holds {size}, which is not between 1 and maxBatchSize ({most})"));
-    }
-    let mut batch_sizes = warmup.batch_sizes;
-    if batch_sizes.is_empty() {
-        batch_sizes.push(1);
-        batch_sizes.extend(u32::try_from(most).ok().filter(|most| *most > 1));
+    let maximum = batching.map_or(1, |batching| batching.max_batch_size);
+    if let Some(size) = warmup.batch_sizes.iter().find(|size| u64::from(**size) > maximum || **size == 0) {
+        return Err(format!(
+            "model.warmup.batchSizes holds {size}, which is not between 1 and maxBatchSize ({maximum})"
+        ));
     }
     Ok(Warmup {
         iterations: warmup.iterations.unwrap_or(DEFAULT_WARMUP_ITERATIONS),
-        batch_sizes,
+        batch_sizes: warmup.batch_sizes,
         inputs: warmup.inputs,
     })
 }

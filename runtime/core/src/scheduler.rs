@@ -1,46 +1,46 @@
-//! Instance threads that drive a [`Batcher`]: from a checked request to its own part of a batch's outputs.
+//! A model's queue and its running instances: from a checked request to its own part of a batch's outputs.
 //!
-//! One OS thread owns each engine. Requests come from any async task through [`Scheduler::submit`] and are answered through a
-//! oneshot channel; a dropped receiver cancels a request that still waits. Invariants: every submitted request is answered
-//! exactly once; when a batch fails, each of its requests is run again alone, so that a bad one spoils no other.
+//! One OS thread is made for each instance. Requests come from any async task through [`Scheduler::submit`] and are answered through
+//! [`crate::reply`]; a dropped reply cancels the request wherever it stands. A request whose model is known to be over sooner than a
+//! thread wakes is run on the thread that submits it, if an instance is idle. Invariants: every submitted request is answered exactly
+//! once; an instance is driven by one thread at a time; nothing is joined in a `Drop`.
+
+mod batch;
+mod queue;
+mod runner;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
-    thread::JoinHandle,
+    sync::{Arc, PoisonError},
     time::Instant,
 };
 
-use tokio::sync::oneshot;
 use torchmodel_crds::{Failure, FailurePhase, FailureReason};
 
+use self::{
+    batch::PendingRequest,
+    queue::{Pushed, Queue},
+    runner::Runner,
+};
+pub use crate::reply::{Answer, Reply};
 use crate::{
-    batcher::{Batcher, BatcherConfig, Next, Waiting},
-    engine::{Engine, EngineError, EngineInput, Execution, ExecutionTimings},
-    inference::{InferError, NamedTensor},
-    metrics::{ModelMetrics, RequestTimings},
+    batcher::Waiting,
+    binding::Binding,
+    engine::BoxedInstance,
+    inference::InferError,
+    loader::LoadedModel,
+    metrics::ModelMetrics,
     model_key::ModelName,
+    plan::{ExecutionPlan, Threads},
+    reply::exchange,
     signature::{CheckedInputs, Signature},
-    split::split_outputs,
-    tensor::Tensor,
+    sync::{Mutex, lock, mpsc, thread},
+    tensor::DataLocation,
+    warmup::{Warmed, Warmup},
 };
 
-/// Outputs of one request and where its time went.
-#[derive(Debug)]
-pub struct Answer {
-    /// All outputs of the model, in its order.
-    pub outputs: Vec<NamedTensor>,
-    /// Where the time went.
-    pub timings: RequestTimings,
-}
-
-/// The channel on which a submitted request is answered.
-pub type Reply = oneshot::Receiver<Result<Answer, InferError>>;
-
-/// What a scheduler needs besides its engines.
+/// What a scheduler needs besides a loaded model.
 pub struct SchedulerConfig {
-    /// Limits of the queue.
-    pub batcher: BatcherConfig,
     /// Name for texts and threads.
     pub model: ModelName,
     /// Where executions are recorded.
@@ -49,279 +49,195 @@ pub struct SchedulerConfig {
     pub on_fatal: Arc<dyn Fn(Failure) + Send + Sync>,
 }
 
-struct Job {
-    inputs: Vec<Option<Tensor>>,
-    reply: oneshot::Sender<Result<Answer, InferError>>,
-}
-
-struct State {
-    batcher: Batcher<Job>,
-    is_closed: bool,
-}
-
-struct Shared {
-    config: SchedulerConfig,
-    state: Mutex<State>,
-    wake: Condvar,
-}
-
-/// A model's queue and its running instances.
+/// A model's queue and its running instances. Made by [`Scheduler::start`]; ended by [`Scheduler::close`], which lets it finish what
+/// waits, and [`Scheduler::join`], which waits for that. Dropped without them it closes, and its threads end by themselves.
 pub struct Scheduler {
-    shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    queue: Arc<Queue>,
+    seats: Vec<Arc<Seat>>,
+    signature: Signature,
+    accepted: Vec<DataLocation>,
+    threads: Mutex<Vec<thread::JoinHandle<()>>>,
 }
+
+/// Where an instance sits between batches. The runner is put in when the instance is warm and taken out by its thread when that
+/// ends; in between whoever runs a batch holds the lock, which the queue gives to one thread at a time.
+#[derive(Default)]
+struct Seat {
+    runner: Mutex<Option<Runner>>,
+}
+
+/// What the threads of the instances share while they start.
+struct Starting {
+    plan: ExecutionPlan,
+    warmup: Warmup,
+    binding: Binding,
+}
+
+/// An instance that is warm.
+struct Started {
+    signature: Signature,
+    warmed: Warmed,
+    accepted: Vec<DataLocation>,
+}
+
+const LOCATIONS: [DataLocation; 4] =
+    [DataLocation::Host, DataLocation::Pinned, DataLocation::Device, DataLocation::Shared];
 
 impl Scheduler {
-    /// Starts a thread for each engine and waits until all are warm. Blocks. Gives the signature that the instances report.
-    pub fn start(engines: Vec<Box<dyn Engine>>, config: SchedulerConfig) -> Result<(Self, Signature), Failure> {
-        config.metrics.set_instances(engines.len());
-        let state = Mutex::new(State { batcher: Batcher::new(config.batcher), is_closed: false });
-        let shared = Arc::new(Shared { config, state, wake: Condvar::new() });
-        let mut scheduler = Self { shared, threads: Vec::new() };
-        let mut signature = Signature::default();
-        for (index, engine) in engines.into_iter().enumerate() {
+    /// Starts a thread for each instance and waits until all are warm. Blocks.
+    pub fn start(model: LoadedModel, config: SchedulerConfig) -> Result<Self, Failure> {
+        let LoadedModel { binding, plan, warmup, instances } = model;
+        config.metrics.set_instances(instances.len());
+        let queue = Arc::new(Queue::new(config, plan.queue, plan.hand_off, instances.len()));
+        let mut scheduler = Self {
+            queue,
+            seats: instances.iter().map(|_| Arc::default()).collect(),
+            signature: binding.signature().clone(),
+            accepted: LOCATIONS.to_vec(),
+            threads: Mutex::new(Vec::new()),
+        };
+        let mut starting = Starting { plan, warmup, binding };
+        for (index, instance) in instances.into_iter().enumerate() {
             // One after the other: warm-up measures and compiles, and the first instance's work serves the rest.
-            signature = scheduler.start_instance(index, engine)?;
+            let started = scheduler.start_instance(index, instance, &starting).inspect_err(|_| {
+                scheduler.close();
+                scheduler.join();
+            })?;
+            // What the first instance measured is not measured again beside instances that serve already.
+            starting.plan.threads = Threads::Fixed(started.warmed.threads);
+            scheduler.queue.set_inline_bytes(started.warmed);
+            scheduler.accepted.retain(|location| started.accepted.contains(location));
+            scheduler.signature = started.signature;
         }
-        Ok((scheduler, signature))
+        Ok(scheduler)
     }
 
-    fn start_instance(&mut self, index: usize, mut engine: Box<dyn Engine>) -> Result<Signature, Failure> {
-        let shared = Arc::clone(&self.shared);
+    /// What the model takes and gives, with what the warm-up taught about the outputs.
+    #[must_use]
+    pub fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn start_instance(&self, index: usize, instance: BoxedInstance, starting: &Starting) -> Result<Started, Failure> {
+        let queue = Arc::clone(&self.queue);
+        let seat = self.seats.get(index).map(Arc::clone).unwrap_or_default();
+        let (plan, warmup, binding) = (starting.plan.clone(), starting.warmup.clone(), starting.binding.clone());
         let (report, started) = mpsc::channel();
-        let run = move || match engine.start() {
-            Ok(signature) => {
-                let inputs = signature.inputs.iter().map(|input| input.is_batched).collect();
-                if report.send(Ok(signature)).is_ok() {
-                    let instance = Instance { shared: Arc::clone(&shared), engine, is_batched: inputs };
-                    // The engine's own panics are caught closer to it; whatever else may happen, requests must not wait for
-                    // a thread that is gone.
-                    if catch_unwind(AssertUnwindSafe(|| instance.run())).is_err() {
-                        let message = format!("instance {index} panicked; the log says where");
-                        let failure = Failure::new(FailurePhase::Serve, FailureReason::CrashLoop, message);
-                        (shared.config.on_fatal)(failure);
-                    }
-                }
+        let run = move || {
+            let (mut instance, mut binding) = (instance, binding);
+            let warmed = instance.attach().and_then(|()| warmup.run(instance.as_mut(), &plan, &mut binding));
+            let warmed = match warmed {
+                Ok(warmed) => warmed,
+                Err(failure) => return drop(report.send(Err(failure))),
+            };
+            let accepted = LOCATIONS.into_iter().filter(|location| instance.accepts(*location)).collect();
+            let started = Started { signature: binding.signature().clone(), warmed, accepted };
+            *lock(&seat.runner) = Some(Runner::new(Arc::clone(&queue), instance, binding));
+            if report.send(Ok(started)).is_ok() {
+                serve(index, &queue, &seat);
             }
-            Err(failure) => drop(report.send(Err(failure))),
         };
         let internal = |message: String| Failure::new(FailurePhase::Load, FailureReason::CrashLoop, message);
-        let thread = std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name(format!("instance-{index}"))
             .spawn(run)
             .map_err(|error| internal(format!("starting the thread of instance {index}: {error}")))?;
+        lock(&self.threads).push(thread);
         let started = started.recv();
-        self.threads.push(thread);
         started.map_err(|_| internal(format!("instance {index} panicked while it started")))?
     }
 
-    /// Queues a request. Errors: `Overloaded` when the queue is full, `NotReady` when the model is being unloaded.
+    /// Queues a request, or runs it at once. Errors: `Overloaded` when the queue is full, `NotReady` when the model is being
+    /// unloaded, `InvalidRequest` when an input lies where the engine cannot read it.
     pub fn submit(&self, inputs: CheckedInputs, deadline: Option<Instant>) -> Result<Reply, InferError> {
-        let (reply, receiver) = oneshot::channel();
+        self.check_locations(&inputs)?;
+        let bytes = inputs.tensors.iter().flatten().map(|tensor| tensor.content().size_bytes()).sum();
+        let (sink, reply) = exchange(inputs.tensors);
         let waiting = Waiting {
-            payload: Job { inputs: inputs.tensors, reply },
+            payload: PendingRequest { sink, inputs: Vec::new(), size_bytes: bytes },
             rows: inputs.rows,
             key: inputs.key,
             arrived: Instant::now(),
             deadline,
         };
-        let config = &self.shared.config;
-        let mut state = self.shared.lock();
-        if state.is_closed {
-            return Err(InferError::NotReady(format!("model '{}' is being unloaded", config.model)));
+        match self.queue.push(waiting) {
+            Ok(Pushed::Queued) => {}
+            Ok(Pushed::Inline { seat: index, request }) => self.run_inline(index, request),
+            Err(error) => return Err(error),
         }
-        if state.batcher.push(waiting).is_err() {
-            return Err(InferError::Overloaded(format!(
-                "model '{}' exceeds maximum queue size: {} requests wait; try again later",
-                config.model, config.batcher.max_queue
-            )));
+        Ok(reply)
+    }
+
+    fn check_locations(&self, inputs: &CheckedInputs) -> Result<(), InferError> {
+        for (input, tensor) in self.signature.inputs.iter().zip(&inputs.tensors) {
+            let Some(location) = tensor.as_ref().map(|tensor| tensor.content().location()) else { continue };
+            if !self.accepted.contains(&location) {
+                return Err(InferError::InvalidRequest(format!(
+                    "input '{}' for model '{}' lies in {location}, which the model's engine cannot read; send its data in the \
+                     request",
+                    input.name,
+                    self.queue.model()
+                )));
+            }
         }
-        config.metrics.set_queue_depth(state.batcher.len());
-        drop(state);
-        self.shared.wake.notify_one();
-        Ok(receiver)
+        Ok(())
+    }
+
+    /// Runs a request on this thread, with an instance that the queue has claimed for it.
+    fn run_inline(&self, index: usize, request: Waiting<PendingRequest>) {
+        let run = || {
+            let Some(seat) = self.seats.get(index) else { return };
+            if let Some(runner) = lock(&seat.runner).as_mut() {
+                runner.run(vec![request]);
+            }
+        };
+        if catch_unwind(AssertUnwindSafe(run)).is_err() {
+            self.queue.report_panic(index);
+        }
+        self.queue.release(index);
     }
 
     /// Takes no more requests; the instances end once those that wait are answered.
     pub fn close(&self) {
-        self.shared.lock().is_closed = true;
-        self.shared.wake.notify_all();
+        self.queue.close();
     }
-}
 
-impl Drop for Scheduler {
-    fn drop(&mut self) {
-        self.close();
-        for thread in self.threads.drain(..) {
+    /// Waits until every instance has ended and given its memory back. Blocks, for as long as what waits takes; call
+    /// [`Self::close`] first, and never on an async thread.
+    pub fn join(&self) {
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads {
             // A panic was reported where it happened.
             drop(thread.join());
         }
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that holds the lock can leave the queue half changed, so a poisoned lock is still good.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for work; `None` once closed and empty.
-    fn next_batch(&self) -> Option<Vec<Waiting<Job>>> {
-        let mut state = self.lock();
-        loop {
-            let now = Instant::now();
-            for expired in state.batcher.take_expired(now, |job| job.reply.is_closed()) {
-                let text =
-                    format!("the request for model '{}' expired while it waited in the queue", self.config.model);
-                drop(expired.payload.reply.send(Err(InferError::DeadlineExceeded(text))));
-            }
-            match state.batcher.next(now) {
-                Next::Run(batch) => {
-                    self.config.metrics.set_queue_depth(state.batcher.len());
-                    return Some(batch);
-                }
-                Next::WaitUntil(at) if !state.is_closed => {
-                    let timeout = at.saturating_duration_since(now);
-                    state = self.wake.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0;
-                }
-                // No company will come any more.
-                Next::WaitUntil(at) => match state.batcher.next(at) {
-                    Next::Run(batch) => return Some(batch),
-                    Next::WaitUntil(_) | Next::Idle => return None,
-                },
-                Next::Idle if state.is_closed => return None,
-                Next::Idle => {
-                    self.config.metrics.set_queue_depth(0);
-                    state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
-                }
-            }
-        }
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
-/// One engine on its own thread.
-struct Instance {
-    shared: Arc<Shared>,
-    engine: Box<dyn Engine>,
-    is_batched: Vec<bool>,
-}
-
-impl Instance {
-    fn run(mut self) {
-        while let Some(batch) = self.shared.next_batch() {
-            self.run_batch(batch);
-        }
-    }
-
-    fn run_batch(&mut self, batch: Vec<Waiting<Job>>) {
-        let started = Instant::now();
-        match self.execute(&batch) {
-            Ok(execution) => {
-                let rows: Vec<u64> = batch.iter().map(|waiting| waiting.rows).collect();
-                match split_outputs(execution.outputs, &rows) {
-                    Ok(parts) => answer(batch, parts, (started, execution.timings)),
-                    Err(message) => {
-                        tracing::warn!(model = self.shared.config.model.as_str(), "{message}");
-                        self.run_each_alone(batch);
-                    }
-                }
+/// The life of an instance's thread after its start.
+fn serve(index: usize, queue: &Arc<Queue>, seat: &Seat) {
+    // The engine's own panics are caught closer to it; whatever else may happen, requests must not wait for a thread that is gone.
+    let run = || {
+        let mut may_spin = false;
+        while let Some(batch) = queue.next_batch(index, may_spin) {
+            if let Some(runner) = lock(&seat.runner).as_mut() {
+                runner.run_while_there_is_more(batch);
             }
-            Err(EngineError::DeviceLost(message)) => {
-                let failure = Failure::new(
-                    FailurePhase::Serve,
-                    FailureReason::CrashLoop,
-                    format!("the device is lost: {message}"),
-                );
-                (self.shared.config.on_fatal)(failure);
-                for waiting in batch {
-                    drop(
-                        waiting.payload.reply.send(Err(InferError::Internal(format!("the device is lost: {message}")))),
-                    );
-                }
-            }
-            Err(_) if batch.len() > 1 => self.run_each_alone(batch),
-            Err(error) => {
-                for waiting in batch {
-                    drop(waiting.payload.reply.send(Err(infer_error(&error, &self.shared.config.model))));
-                }
-            }
+            may_spin = true;
         }
+    };
+    if catch_unwind(AssertUnwindSafe(run)).is_err() {
+        queue.report_panic(index);
     }
-
-    /// One bad request, or a model that does not keep the batch's rows, must spoil no other request.
-    fn run_each_alone(&mut self, batch: Vec<Waiting<Job>>) {
-        for waiting in batch {
-            self.run_batch(vec![waiting]);
-        }
-    }
-
-    /// Runs the engine. A panic inside it is a failed execution, not a dead thread.
-    fn execute(&mut self, batch: &[Waiting<Job>]) -> Result<Execution, EngineError> {
-        let inputs = gather(batch, &self.is_batched);
-        let started = Instant::now();
-        let result = catch_unwind(AssertUnwindSafe(|| self.engine.run(&inputs)))
-            .unwrap_or_else(|_| Err(EngineError::Failed("the engine panicked; the log says where".into())));
-        if let Ok(execution) = &result {
-            let rows = batch.iter().map(|waiting| waiting.rows).sum();
-            let requests = u64::try_from(batch.len()).unwrap_or(u64::MAX);
-            self.shared.config.metrics.record_execution(rows, &execution.timings, requests);
-        }
-        tracing::trace!(requests = batch.len(), elapsed_us = started.elapsed().as_micros(), "executed a batch");
-        result
-    }
+    queue.leave(index);
+    let runner = seat.runner.lock().unwrap_or_else(PoisonError::into_inner).take();
+    drop(runner);
 }
 
-/// Gives each request of a batch its part of the outputs.
-fn answer(batch: Vec<Waiting<Job>>, parts: Vec<Vec<NamedTensor>>, (started, timings): (Instant, ExecutionTimings)) {
-    for (waiting, outputs) in batch.into_iter().zip(parts) {
-        let timings = RequestTimings {
-            total: waiting.arrived.elapsed(),
-            queue: started.saturating_duration_since(waiting.arrived),
-            compute_input: timings.compute_input,
-            compute_infer: timings.compute_infer,
-            compute_output: timings.compute_output,
-            rows: waiting.rows,
-        };
-        // Nobody waits for it any more when the receiver is gone.
-        drop(waiting.payload.reply.send(Ok(Answer { outputs, timings })));
-    }
-}
-
-/// Puts the requests' inputs side by side. Requests of a batch have the same key, so an input that is not batched is the same in
-/// all of them and is taken from the first.
-fn gather(batch: &[Waiting<Job>], is_batched: &[bool]) -> Vec<EngineInput> {
-    let Some(first) = batch.first() else { return Vec::new() };
-    let mut inputs = Vec::with_capacity(first.payload.inputs.len());
-    for (index, tensor) in first.payload.inputs.iter().enumerate() {
-        let Some(tensor) = tensor else { continue };
-        let mut shape = tensor.shape().to_vec();
-        let joined = is_batched.get(index).copied().unwrap_or(false) && batch.len() > 1;
-        let parts = if joined {
-            let tensors = batch.iter().filter_map(|waiting| waiting.payload.inputs.get(index)?.as_ref());
-            if let Some(rows) = shape.first_mut() {
-                *rows = tensors.clone().filter_map(|tensor| tensor.shape().first()).sum();
-            }
-            tensors.map(|tensor| tensor.data().clone()).collect()
-        } else {
-            vec![tensor.data().clone()]
-        };
-        inputs.push(EngineInput { index, datatype: tensor.datatype(), shape, parts });
-    }
-    inputs
-}
-
-fn infer_error(error: &EngineError, model: &ModelName) -> InferError {
-    match error {
-        EngineError::Refused(message) => {
-            InferError::InvalidRequest(format!("model '{model}' refused the request: {message}"))
-        }
-        EngineError::OutOfMemory(message) => {
-            InferError::Overloaded(format!("model '{model}' ran out of memory; send a smaller batch: {message}"))
-        }
-        EngineError::Failed(message) => InferError::Internal(format!("model '{model}' failed: {message}")),
-        EngineError::DeviceLost(message) => InferError::Internal(format!("the device is lost: {message}")),
-    }
-}
-
-#[cfg(test)]
+#[cfg(all(test, not(feature = "shuttle")))]
 mod tests;

@@ -24,6 +24,8 @@ pub struct InputSignature {
     pub is_optional: bool,
     /// Whether its first dimension is the batch: true for tensors of a model with batching, never for numbers and texts.
     pub is_batched: bool,
+    /// Whether its elements are taken in the order of their bytes from any shape: a list argument.
+    pub is_flattened: bool,
 }
 
 /// One output of a model.
@@ -83,7 +85,7 @@ impl Signature {
             }
         }
         let rows = self.rows(&tensors, model)?;
-        let key = self.max_batch_size.filter(|most| *most > 1).map(|_| self.batch_key(&tensors));
+        let key = self.max_batch_size.filter(|maximum| *maximum > 1).and_then(|_| self.batch_key(&tensors));
         Ok(CheckedInputs { tensors, rows, key })
     }
 
@@ -144,6 +146,7 @@ impl Signature {
             )));
         }
         if let Some(expected) = &input.shape
+            && !input.is_flattened
             && !fits(expected, tensor.shape())
         {
             return Err(invalid(format!(
@@ -161,7 +164,7 @@ impl Signature {
     }
 
     fn rows(&self, tensors: &[Option<Tensor>], model: &str) -> Result<u64, InferError> {
-        let Some(most) = self.max_batch_size else { return Ok(1) };
+        let Some(maximum) = self.max_batch_size else { return Ok(1) };
         let mut rows = None;
         for (input, tensor) in self.inputs.iter().zip(tensors) {
             let Some(tensor) = tensor.as_ref().filter(|_| input.is_batched) else { continue };
@@ -172,14 +175,17 @@ impl Signature {
             }
         }
         let rows = rows.map_or(1, |rows| u64::try_from(rows).unwrap_or(0));
-        if rows > most {
-            return Err(invalid(format!("inference request batch-size must be <= {most} for '{model}', got {rows}")));
+        if rows > maximum {
+            return Err(invalid(format!(
+                "inference request batch-size must be <= {maximum} for '{model}', got {rows}"
+            )));
         }
         Ok(rows)
     }
 
     /// Requests may share a batch when the rows of each batched input have the same form and all other inputs the same value.
-    fn batch_key(&self, tensors: &[Option<Tensor>]) -> u64 {
+    /// `None` where that value is not in the host's memory, so that nobody can tell.
+    fn batch_key(&self, tensors: &[Option<Tensor>]) -> Option<u64> {
         let mut hasher = DefaultHasher::new();
         for (input, tensor) in self.inputs.iter().zip(tensors) {
             let Some(tensor) = tensor else {
@@ -191,10 +197,10 @@ impl Signature {
                 tensor.shape().get(1..).hash(&mut hasher);
             } else {
                 tensor.shape().hash(&mut hasher);
-                tensor.data().hash(&mut hasher);
+                tensor.content().host()?.hash(&mut hasher);
             }
         }
-        hasher.finish()
+        Some(hasher.finish())
     }
 }
 
@@ -227,6 +233,7 @@ mod tests {
             shape: Some(vec![-1, 2]),
             is_optional: false,
             is_batched: true,
+            is_flattened: false,
         }
     }
 
@@ -266,6 +273,16 @@ mod tests {
         assert_eq!(checked.rows, 3);
         assert_eq!(checked.tensors[0].as_ref().unwrap().data()[0], 2);
         assert!(checked.tensors[2].is_none());
+    }
+
+    #[test]
+    fn a_list_takes_its_elements_from_any_shape() {
+        let list = InputSignature { shape: Some(vec![-1]), is_flattened: true, is_batched: false, ..input("a") };
+        for shape in [&[][..], &[4], &[1, 4], &[2, 2, 1]] {
+            assert_eq!(Signature::check_tensor(&list, &tensor("a", shape, 0).tensor, "m"), Ok(()));
+            let strict = InputSignature { is_flattened: false, ..list.clone() };
+            assert_eq!(Signature::check_tensor(&strict, &tensor("a", shape, 0).tensor, "m").is_ok(), shape.len() == 1);
+        }
     }
 
     #[test]

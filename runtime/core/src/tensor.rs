@@ -4,16 +4,19 @@
 //! Invariant: a [`Tensor`] built by [`Tensor::new`] has exactly the bytes that its shape and datatype say, and every product of
 //! dimensions was checked before anything was allocated.
 
-use bytes::Bytes;
+mod data;
 
+use bytes::Bytes;
 pub use torchmodel_crds::DataType;
+
+pub use self::data::{DataLocation, DeviceData, SharedData, TensorData};
 
 /// Facts about a [`DataType`] that the wire fixes.
 pub trait DataTypeExt {
     /// Bytes of one element; `None` for `BYTES`, whose elements have lengths of their own.
     fn size_bytes(self) -> Option<usize>;
     /// The name in the Open Inference Protocol.
-    #[allow(clippy::wrong_self_convention)] // a DataType is one byte and `Copy`
+    #[expect(clippy::wrong_self_convention, reason = "a DataType is one byte and `Copy`")]
     fn as_str(self) -> &'static str;
     /// Reads that name. Case matters, as in the protocol.
     fn parse(text: &str) -> Option<Self>
@@ -100,32 +103,38 @@ pub fn element_count(shape: &[i64]) -> Result<usize, TensorError> {
     Ok(if shape.contains(&0) { 0 } else { checked })
 }
 
-/// A named-less tensor: row-major, little-endian, without padding; `BYTES` as length-prefixed elements (u32 LE).
+/// A tensor without a name: row-major, little-endian, without padding; `BYTES` as length-prefixed elements (u32 LE).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tensor {
     datatype: DataType,
     shape: Vec<i64>,
-    data: Bytes,
+    data: TensorData,
 }
 
 impl Tensor {
-    /// Checks that `data` is what `datatype` and `shape` say (wire rule: OIP binary tensor data extension).
+    /// A tensor of bytes in host memory; see [`Self::of`].
     pub fn new(datatype: DataType, shape: Vec<i64>, data: Bytes) -> Result<Self, TensorError> {
+        Self::of(datatype, shape, TensorData::Host(data))
+    }
+
+    /// Checks that `data` is what `datatype` and `shape` say (wire rule: OIP binary tensor data extension). Of data that the host
+    /// cannot read, only the size is looked at.
+    pub fn of(datatype: DataType, shape: Vec<i64>, data: TensorData) -> Result<Self, TensorError> {
         let count = element_count(&shape)?;
         if let Some(size) = datatype.size_bytes() {
             let expected = count.checked_mul(size).filter(|bytes| i64::try_from(*bytes).is_ok());
             let expected = expected.ok_or_else(|| TensorError::TooLarge(shape.clone()))?;
-            if expected != data.len() {
-                return Err(TensorError::SizeMismatch { expected, actual: data.len() });
+            if expected != data.size_bytes() {
+                return Err(TensorError::SizeMismatch { expected, actual: data.size_bytes() });
             }
             if datatype == DataType::Bool
-                && let Some(position) = data.iter().position(|byte| *byte > 1)
+                && let Some(position) = data.host().and_then(|data| data.iter().position(|byte| *byte > 1))
             {
                 return Err(TensorError::NotBool(position));
             }
-        } else {
+        } else if let Some(data) = data.host() {
             let mut actual = 0;
-            for element in BytesElements::new(&data) {
+            for element in BytesElements::new(data) {
                 element?;
                 actual += 1;
             }
@@ -148,28 +157,40 @@ impl Tensor {
         &self.shape
     }
 
-    /// The raw bytes.
+    /// The bytes that travel in a message: none for data on a device or in a shared region, whose reference travels instead.
     #[must_use]
     pub fn data(&self) -> &Bytes {
+        static NOTHING: Bytes = Bytes::new();
+        self.data.host().unwrap_or(&NOTHING)
+    }
+
+    /// The bytes, wherever they lie.
+    #[must_use]
+    pub fn content(&self) -> &TensorData {
         &self.data
     }
 
     /// Elements of a `BYTES` tensor, each without its length prefix.
     #[must_use]
     pub fn bytes_elements(&self) -> BytesElements<'_> {
-        BytesElements::new(&self.data)
+        BytesElements::new(self.data())
     }
 
-    /// Keeps `companion` for as long as anybody has a part of this tensor's bytes.
+    /// Keeps `companion` for as long as anybody has a part of this tensor's host bytes. Data elsewhere keeps itself.
     pub fn keep<T: Send + 'static>(&mut self, companion: T) {
-        let data = std::mem::take(&mut self.data);
-        self.data = Bytes::from_owner(Kept { data, _companion: companion });
+        if let TensorData::Host(data) | TensorData::Pinned(data) = &mut self.data {
+            *data = Bytes::from_owner(Kept { data: std::mem::take(data), _companion: companion });
+        }
     }
 
-    /// Takes the tensor apart.
+    /// Takes the tensor apart; the bytes are those of [`Self::data`].
     #[must_use]
     pub fn into_parts(self) -> (DataType, Vec<i64>, Bytes) {
-        (self.datatype, self.shape, self.data)
+        let data = match self.data {
+            TensorData::Host(data) | TensorData::Pinned(data) => data,
+            TensorData::Device(_) | TensorData::Shared(_) => Bytes::new(),
+        };
+        (self.datatype, self.shape, data)
     }
 }
 
@@ -262,6 +283,16 @@ mod tests {
             Err(TensorError::SizeMismatch { expected: 8, actual: 7 })
         );
         assert_eq!(Tensor::new(DataType::Bool, vec![2], Bytes::from_static(&[1, 2])), Err(TensorError::NotBool(1)));
+    }
+
+    #[test]
+    fn data_that_the_host_cannot_read_is_checked_by_its_size() {
+        let region = SharedData { region: "input".into(), offset: 64, size_bytes: 8, mapping: std::sync::Arc::new(()) };
+        let shared = TensorData::Shared(region);
+        let tensor = Tensor::of(DataType::Fp32, vec![2], shared.clone()).unwrap();
+        assert_eq!(tensor.content().location(), DataLocation::Shared);
+        assert!(tensor.data().is_empty(), "nothing of it travels in a message");
+        assert!(Tensor::of(DataType::Fp32, vec![3], shared).is_err());
     }
 
     #[test]

@@ -12,21 +12,19 @@ use std::{
 use torchmodel_crds::Failure;
 
 use crate::{
-    batcher::BatcherConfig,
     config::ModelConfig,
-    engine::LoadedModel,
     inference::{InferError, InferRequest, InferResponse, NamedTensor, Parameters},
+    loader::LoadedModel,
     metadata::ModelMetadata,
     metrics::ModelMetrics,
     model_key::ModelVersion,
     scheduler::{Answer, Scheduler, SchedulerConfig},
-    signature::{OutputSignature, Signature},
+    signature::OutputSignature,
 };
 
 /// A model that answers.
 pub struct Version {
     config: ModelConfig,
-    signature: Signature,
     /// What the first answer taught about outputs that the schema does not tell.
     learned_outputs: OnceLock<Vec<OutputSignature>>,
     scheduler: Scheduler,
@@ -41,34 +39,28 @@ impl Version {
         metrics: ModelMetrics,
         on_fatal: Arc<dyn Fn(Failure) + Send + Sync>,
     ) -> Result<Self, Failure> {
-        let batching = config.batching.filter(|_| !loaded.signature.is_stateful);
-        let batcher = BatcherConfig {
-            max_rows: batching.map_or(1, |batching| batching.max_batch_size),
-            max_delay: batching.map_or_else(Default::default, |batching| batching.max_delay),
-            max_queue: config.max_queue,
-        };
-        let scheduler_config =
-            SchedulerConfig { batcher, model: config.name.clone(), metrics: metrics.clone(), on_fatal };
-        let (scheduler, signature) = Scheduler::start(loaded.engines, scheduler_config)?;
-        Ok(Self { config, signature, learned_outputs: OnceLock::new(), scheduler, metrics })
+        let scheduler_config = SchedulerConfig { model: config.name.clone(), metrics: metrics.clone(), on_fatal };
+        let scheduler = Scheduler::start(loaded, scheduler_config)?;
+        Ok(Self { config, learned_outputs: OnceLock::new(), scheduler, metrics })
     }
 
     /// Facts for the protocol.
     #[must_use]
     pub fn metadata(&self) -> ModelMetadata {
-        let outputs = self.learned_outputs.get().cloned().unwrap_or_else(|| self.signature.outputs.clone());
+        let signature = self.scheduler.signature();
+        let outputs = self.learned_outputs.get().cloned().unwrap_or_else(|| signature.outputs.clone());
         let mut properties = BTreeMap::from([
             ("method".to_owned(), self.config.method.clone()),
-            ("stateful".to_owned(), self.signature.is_stateful.to_string()),
+            ("stateful".to_owned(), self.scheduler.signature().is_stateful.to_string()),
         ]);
-        if let Some(most) = self.signature.max_batch_size {
-            properties.insert("max_batch_size".into(), most.to_string());
+        if let Some(maximum) = self.scheduler.signature().max_batch_size {
+            properties.insert("max_batch_size".into(), maximum.to_string());
         }
         ModelMetadata {
             name: self.config.name.clone(),
             versions: vec![ModelVersion::FIRST],
             platform: "pytorch_torchscript".into(),
-            inputs: self.signature.inputs.clone(),
+            inputs: signature.inputs.clone(),
             outputs,
             properties,
         }
@@ -104,20 +96,17 @@ impl Version {
         if deadline.is_some_and(|deadline| deadline <= now) {
             return Err(expired());
         }
-        let inputs = self.signature.check(request)?;
+        let inputs = self.scheduler.signature().check(request)?;
         let reply = self.scheduler.submit(inputs, deadline)?;
-        let answer = match deadline {
+        match deadline {
             Some(deadline) => tokio::time::timeout_at(deadline.into(), reply).await.map_err(|_| expired())?,
             None => reply.await,
-        };
-        answer.unwrap_or_else(|_| {
-            Err(InferError::Internal(format!("model '{}' stopped before it answered", self.config.name)))
-        })
+        }
     }
 
     /// The outputs that were asked for, in that order.
     fn select(&self, outputs: Vec<NamedTensor>, request: &InferRequest) -> Result<Vec<NamedTensor>, InferError> {
-        if !self.signature.are_outputs_known {
+        if !self.scheduler.signature().are_outputs_known {
             self.learned_outputs.get_or_init(|| outputs.iter().map(learned).collect());
         }
         if request.outputs.is_empty() {

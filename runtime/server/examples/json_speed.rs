@@ -27,7 +27,7 @@ fn speed(bytes: usize, mut work: impl FnMut()) -> f64 {
         work();
         start.elapsed().as_secs_f64()
     });
-    #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
     let bytes = bytes as f64;
     bytes / times.fold(f64::MAX, f64::min) / 1e6
 }

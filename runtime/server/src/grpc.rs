@@ -51,7 +51,14 @@ use crate::{
 };
 
 /// The messages and stubs generated from `proto/inference.proto`.
-#[allow(missing_docs, clippy::all, clippy::pedantic, unused_qualifications)]
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::pedantic,
+    reason = "generated"
+)]
 pub mod proto {
     tonic::include_proto!("inference");
 }

@@ -2,14 +2,13 @@
 
 #include "analysis.h"
 
-#include <torch/csrc/jit/ir/alias_analysis.h>
-#include <torch/csrc/jit/passes/constant_propagation.h>
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
 #include <torch/csrc/jit/passes/inliner.h>
 #include <torch/script.h>
 
 #include <cstdio>
 #include <set>
+
+#include "effects.h"
 
 namespace shim {
 namespace {
@@ -17,7 +16,6 @@ namespace {
 using torch::jit::Block;
 using torch::jit::Graph;
 using torch::jit::Node;
-using torch::jit::Value;
 
 std::string quoted(const std::string &text) {
   std::string out = "\"";
@@ -35,6 +33,8 @@ std::string quoted(const std::string &text) {
   }
   return out + "\"";
 }
+
+std::string boolean(bool value) { return value ? "true" : "false"; }
 
 std::string type_json(const c10::TypePtr &type) {
   switch (type->kind()) {
@@ -72,58 +72,21 @@ template <typename Visit> void each_node(Block *block, Visit &&visit) {
   for (Node *node : block->nodes()) {
     visit(node);
     for (Block *inner : node->blocks()) each_node(inner, visit);
+    if (node->hasAttribute(c10::attr::Subgraph)) each_node(node->g(c10::attr::Subgraph)->block(), visit);
   }
 }
 
-// In evaluation mode every `training` attribute is false; saying so lets dead branches, such as batch norm's counters, go.
-void fold_training(const std::shared_ptr<Graph> &graph) {
-  std::vector<Node *> reads;
+// Replaces every call by what it calls, in the graphs that `fork` runs too; `graph` is ours to change.
+void expand(const std::shared_ptr<Graph> &graph) {
+  torch::jit::Inline(*graph);
+  std::vector<Node *> forks;
   each_node(graph->block(), [&](Node *node) {
-    if (node->kind() == c10::prim::GetAttr && node->s(c10::attr::name) == "training" &&
-        node->output()->type()->kind() == c10::TypeKind::BoolType) {
-      reads.push_back(node);
-    }
+    if (node->hasAttribute(c10::attr::Subgraph)) forks.push_back(node);
   });
-  for (Node *node : reads) {
-    torch::jit::WithInsertPoint point(node);
-    node->output()->replaceAllUsesWith(graph->insertConstant(false));
+  for (Node *node : forks) {
+    node->g_(c10::attr::Subgraph, node->g(c10::attr::Subgraph)->copy());
+    expand(node->g(c10::attr::Subgraph));
   }
-  auto mutable_graph = graph;
-  torch::jit::ConstantPropagation(mutable_graph);
-  torch::jit::EliminateDeadCode(mutable_graph);
-}
-
-// Whether `object` belongs to the module rather than to an object that the method itself made.
-bool is_of_module(Value *object) {
-  while (object->node()->kind() == c10::prim::GetAttr) object = object->node()->input(0);
-  return object->node()->kind() != c10::prim::CreateObject;
-}
-
-struct Writes {
-  bool attributes = false;
-  bool inputs = false;
-};
-
-Writes writes_of(const std::shared_ptr<Graph> &graph) {
-  Writes writes;
-  torch::jit::ValueSet attributes;
-  torch::jit::ValueSet inputs;
-  for (size_t i = 1; i < graph->inputs().size(); ++i) inputs.insert(graph->inputs()[i]);
-  each_node(graph->block(), [&](Node *node) {
-    if (node->kind() == c10::prim::SetAttr && is_of_module(node->input(0))) writes.attributes = true;
-    if (node->kind() == c10::prim::GetAttr && node->output()->type()->kind() != c10::TypeKind::ClassType) {
-      attributes.insert(node->output());
-    }
-  });
-  // "Frozen" makes each read of an attribute memory of its own rather than part of one set with the arguments; every read is in
-  // `attributes`, so a write through any of them is still seen.
-  torch::jit::AliasDb aliases(graph, /*isFrozen=*/true);
-  each_node(graph->block(), [&](Node *node) {
-    if (node->kind() == c10::prim::SetAttr || !node->blocks().empty()) return;
-    writes.attributes = writes.attributes || aliases.writesToAlias(node, attributes);
-    writes.inputs = writes.inputs || aliases.writesToAlias(node, inputs);
-  });
-  return writes;
 }
 
 void collect_devices(const std::shared_ptr<Graph> &graph, std::set<std::string> &devices) {
@@ -141,7 +104,7 @@ std::string arguments_json(const std::vector<c10::Argument> &arguments, size_t f
   for (size_t i = from; i < arguments.size(); ++i) {
     out += i == from ? "" : ",";
     out += "{\"name\":" + quoted(arguments[i].name()) + ",\"type\":" + type_json(arguments[i].type()) +
-           ",\"has_default\":" + (arguments[i].default_value() ? "true" : "false") + "}";
+           ",\"has_default\":" + boolean(arguments[i].default_value().has_value()) + "}";
   }
   return out + "]";
 }
@@ -172,16 +135,16 @@ std::string describe(const torch::jit::Module &module) {
   for (const auto &method : module.get_methods()) {
     if (method.name().rfind("__", 0) == 0) continue;  // __setstate__ and the like are not for callers
     auto graph = method.graph()->copy();
-    torch::jit::Inline(*graph);
+    expand(graph);
     collect_devices(graph, devices);
-    fold_training(graph);
-    Writes writes = writes_of(graph);
+    Effects effects = effects_of(graph);
     const auto &schema = method.function().getSchema();
     methods += methods.empty() ? "" : ",";
     methods += "{\"name\":" + quoted(method.name()) + ",\"arguments\":" + arguments_json(schema.arguments(), 1) +
                ",\"returns\":" + (schema.returns().empty() ? "{\"kind\":\"None\"}" : type_json(schema.returns()[0].type())) +
-               ",\"is_stateful\":" + (writes.attributes ? "true" : "false") +
-               ",\"mutates_inputs\":" + (writes.inputs ? "true" : "false") + "}";
+               ",\"is_stateful\":" + boolean(effects.state || effects.constants) +
+               ",\"writes_constants\":" + boolean(effects.constants) +
+               ",\"mutates_inputs\":" + boolean(effects.inputs) + ",\"is_random\":" + boolean(effects.random) + "}";
   }
   std::set<std::string> datatypes;
   std::string parameters = sizes_json(module.parameters(), datatypes);

@@ -8,8 +8,9 @@ struct Module;
 
 namespace shim {
 
-// Methods with their schemas, parameter and buffer sizes, devices of constants, and for each method whether it writes to the
-// module's attributes (`is_stateful`) or to its own arguments (`mutates_inputs`). JSON; src/schema.rs has the shape.
+// Methods with their schemas, parameter and buffer sizes, devices of constants, and for each method whether it may write to the
+// module or to its constants (`is_stateful`, `writes_constants`) or to its own arguments (`mutates_inputs`). JSON;
+// src/schema.rs has the shape.
 std::string describe(const torch::jit::Module &module);
 
 }  // namespace shim

@@ -7,28 +7,10 @@ use std::{
     ptr,
 };
 
-use crate::ffi;
-
-/// What kind of fault a [`TorchError`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TorchErrorKind {
-    /// Any other fault inside libtorch.
-    Torch,
-    /// An allocation on host or device failed.
-    OutOfMemory,
-    /// The arguments do not fit the method's schema.
-    Argument,
-    /// The model raised an exception of its own.
-    Raised,
-    /// The device is lost until the process ends.
-    Device,
-    /// The file is not a readable TorchScript archive.
-    Archive,
-    /// The archive calls an operator that is not registered.
-    Operator,
-    /// The archive was written by a newer PyTorch.
-    Version,
-}
+use crate::{
+    classify::{Thrown, TorchErrorKind, kind_of, sentence},
+    ffi,
+};
 
 /// A fault of libtorch or of the model.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +23,12 @@ pub struct TorchError {
 }
 
 impl TorchError {
+    /// The sentence that says what was wrong, without the interpreter's traceback before it and the advice behind it.
+    #[must_use]
+    pub fn sentence(&self) -> &str {
+        sentence(&self.message)
+    }
+
     pub(crate) fn argument(message: impl Into<String>) -> Self {
         Self { kind: TorchErrorKind::Argument, message: message.into() }
     }
@@ -57,29 +45,27 @@ impl From<NulError> for TorchError {
 /// # Safety
 /// `call` must pass the slot to exactly one shim function, whose other arguments are valid for it.
 pub(crate) unsafe fn check(call: impl FnOnce(*mut ffi::ShimError) -> i32) -> Result<(), TorchError> {
-    let mut error = ffi::ShimError { kind: 0, message: ptr::null_mut() };
+    // SAFETY: as the caller promises.
+    unsafe { call_with_slot(call) }.map_err(|(thrown, message)| TorchError { kind: kind_of(thrown, &message), message })
+}
+
+/// [`check`] without the kind, for functions whose faults mean something else.
+///
+/// # Safety
+/// As for [`check`].
+pub(crate) unsafe fn call_with_slot(call: impl FnOnce(*mut ffi::ShimError) -> i32) -> Result<(), (Thrown, String)> {
+    let mut error = ffi::ShimError { thrown: 0, message: ptr::null_mut() };
     if call(&raw mut error) == 0 {
         return Ok(());
     }
-    let message = if error.message.is_null() {
-        "libtorch failed without a message".to_owned()
-    } else {
-        // SAFETY: a non-null message is a NUL-terminated string that the shim allocated and gave to us.
-        unsafe {
-            let message = CStr::from_ptr(error.message).to_string_lossy().trim().to_owned();
-            ffi::shim_string_free(error.message);
-            message
-        }
+    if error.message.is_null() {
+        return Err((Thrown::OutOfMemory, "the host has no memory left".to_owned()));
+    }
+    // SAFETY: a non-null message is a NUL-terminated string that the shim allocated and gave to us.
+    let message = unsafe {
+        let message = CStr::from_ptr(error.message).to_string_lossy().trim().to_owned();
+        ffi::shim_string_free(error.message);
+        message
     };
-    let kind = match error.kind {
-        1 => TorchErrorKind::OutOfMemory,
-        2 => TorchErrorKind::Argument,
-        3 => TorchErrorKind::Raised,
-        4 => TorchErrorKind::Device,
-        5 => TorchErrorKind::Archive,
-        6 => TorchErrorKind::Operator,
-        7 => TorchErrorKind::Version,
-        _ => TorchErrorKind::Torch,
-    };
-    Err(TorchError { kind, message })
+    Err((Thrown::from_number(error.thrown), message))
 }

@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_int, c_void};
 
 #[repr(C)]
 pub struct ShimError {
-    pub kind: i32,
+    pub thrown: i32,
     pub message: *mut c_char,
 }
 
@@ -31,8 +31,22 @@ pub struct ShimModule {
 }
 
 #[repr(C)]
+pub struct ShimConstants {
+    opaque: [u8; 0],
+}
+
+#[repr(C)]
 pub struct ShimOutputs {
     opaque: [u8; 0],
+}
+
+#[repr(C)]
+pub struct ShimTensorView {
+    pub scalar_type: i32,
+    pub shape: *const i64,
+    pub rank: usize,
+    pub size_bytes: usize,
+    pub data: *mut c_void,
 }
 
 pub const DEFAULT: i32 = 0;
@@ -51,12 +65,7 @@ unsafe extern "C" {
 
     pub fn shim_string_free(text: *mut c_char);
 
-    pub fn shim_module_load(
-        path: *const c_char,
-        device: c_int,
-        out: *mut *mut ShimModule,
-        error: *mut ShimError,
-    ) -> c_int;
+    pub fn shim_module_load(file: c_int, device: c_int, out: *mut *mut ShimModule, error: *mut ShimError) -> c_int;
     pub fn shim_module_free(module: *mut ShimModule);
     pub fn shim_module_deepcopy(module: *const ShimModule, out: *mut *mut ShimModule, error: *mut ShimError) -> c_int;
     pub fn shim_module_share(module: *const ShimModule, out: *mut *mut ShimModule, error: *mut ShimError) -> c_int;
@@ -67,6 +76,11 @@ unsafe extern "C" {
         error: *mut ShimError,
     ) -> c_int;
     pub fn shim_module_describe(module: *const ShimModule, json: *mut *mut c_char, error: *mut ShimError) -> c_int;
+    pub fn shim_module_fingerprint(module: *const ShimModule, out: *mut u64, error: *mut ShimError) -> c_int;
+    pub fn shim_constants_keep(module: *const ShimModule, out: *mut *mut ShimConstants, error: *mut ShimError)
+    -> c_int;
+    pub fn shim_constants_restore(constants: *const ShimConstants, error: *mut ShimError) -> c_int;
+    pub fn shim_constants_free(constants: *mut ShimConstants);
     pub fn shim_module_run(
         module: *const ShimModule,
         method: *const c_char,
@@ -113,13 +127,11 @@ unsafe extern "C" {
         out: *mut *mut c_void,
         error: *mut ShimError,
     ) -> c_int;
-    pub fn shim_tensor_scalar_type(tensor: *const c_void) -> i32;
-    pub fn shim_tensor_rank(tensor: *const c_void) -> usize;
-    pub fn shim_tensor_shape(tensor: *const c_void) -> *const i64;
-    pub fn shim_tensor_size_bytes(tensor: *const c_void) -> usize;
-    pub fn shim_tensor_data(tensor: *const c_void) -> *mut c_void;
+    pub fn shim_tensor_view(tensor: *const c_void, out: *mut ShimTensorView, error: *mut ShimError) -> c_int;
 
     pub fn shim_thread_use_stream(device: c_int, error: *mut ShimError) -> c_int;
+    pub fn shim_device_synchronize(device: c_int, error: *mut ShimError) -> c_int;
+    pub fn shim_print_handler_set(handler: extern "C" fn(*const c_char, usize));
 
     pub fn shim_module_define(
         source: *const c_char,
@@ -127,4 +139,5 @@ unsafe extern "C" {
         path: *const c_char,
         error: *mut ShimError,
     ) -> c_int;
+    pub fn shim_classes_define(source: *const c_char, path: *const c_char, error: *mut ShimError) -> c_int;
 }

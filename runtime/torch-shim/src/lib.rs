@@ -5,24 +5,28 @@
 //! tests that make models. Invariants: every fallible call returns [`Result`]; no C++ exception crosses; memory given to
 //! libtorch lives until its last alias is gone.
 
+mod classify;
 mod cuda;
+mod define;
 mod error;
 mod ffi;
 mod module;
+mod print;
 mod schema;
 mod tensor;
 mod value;
 
+pub use classify::TorchErrorKind;
 pub use cuda::load_cuda;
-pub use error::{TorchError, TorchErrorKind};
-pub use module::{Module, define_module};
+pub use define::{define_classes, define_module};
+pub use error::TorchError;
+pub use module::{ConstantValues, Module};
+pub use print::set_print_handler;
 pub use schema::{ArgumentSchema, Method, ModuleFacts, Sizes, Type};
-pub use tensor::{
-    HostTensor, ScalarType, TensorBuffer, tensor_from_bytes, tensor_shape, tensor_to_device, tensor_to_host,
-};
+pub use tensor::{HostTensor, ScalarType, TensorBuffer, tensor_from_bytes, tensor_to_device, tensor_to_host};
 pub use value::{Argument, Output, OutputValue};
 
-use error::check;
+use self::error::check;
 
 /// Gives the calling thread a CUDA stream of its own on `device`, so that instances on one device overlap.
 pub fn use_own_stream(device: tch::Device) -> Result<(), TorchError> {
@@ -31,11 +35,15 @@ pub fn use_own_stream(device: tch::Device) -> Result<(), TorchError> {
     unsafe { check(|error| ffi::shim_thread_use_stream(index, error)) }
 }
 
-/// Whether `device` no longer does the least of work: a value copied to it and back.
+/// Whether a CUDA `device` is lost until the process ends; ask it after whatever failed there. A CPU never is.
+///
+/// An error that the device holds against every later call comes back twice; one that a single kernel left behind is taken away
+/// by the first question.
 #[must_use]
 pub fn is_device_lost(device: tch::Device) -> bool {
-    let value = tch::Tensor::ones([1], (tch::Kind::Float, tch::Device::Cpu));
-    tensor_to_device(&value, device).and_then(|placed| tensor_to_host(&placed, false)).is_err()
+    // SAFETY: the function takes no pointer but the error slot, which `check` provides.
+    let is_failing = || unsafe { check(|error| ffi::shim_device_synchronize(device_index(device), error)) }.is_err();
+    device.is_cuda() && is_failing() && is_failing()
 }
 
 /// Ends the process at once, without the destructors of libtorch's globals: a thread may still be inside it.

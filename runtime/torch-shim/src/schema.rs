@@ -38,6 +38,7 @@ pub struct Sizes {
 
 /// A method and what it does to memory that is not its own.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "four facts that do not hang together")]
 pub struct Method {
     /// Its name.
     pub name: String,
@@ -45,10 +46,15 @@ pub struct Method {
     pub arguments: Vec<ArgumentSchema>,
     /// What it returns.
     pub returns: Type,
-    /// Whether it may write to the module's attributes: the answer then depends on earlier calls.
+    /// Whether it may write to the module (its attributes, what lies in them, objects behind interfaces) or to constants of its
+    /// code: the answer then depends on earlier calls. Random numbers are no state.
     pub is_stateful: bool,
+    /// Whether it may write to constants of its code, which a copy of the module shares: see [`crate::Module::keep_constants`].
+    pub writes_constants: bool,
     /// Whether it may write to its arguments' memory.
     pub mutates_inputs: bool,
+    /// Whether it may draw random numbers, so that two equal calls differ.
+    pub is_random: bool,
 }
 
 /// One argument of a method.

@@ -1,29 +1,39 @@
-// Loading, describing and running TorchScript, and tensors over foreign memory; see shim.h for the rules.
+// Loading, describing and running TorchScript; see shim.h for the rules.
 
 #include "shim.h"
 
-#include <c10/core/impl/VirtualGuardImpl.h>
-#include <torch/csrc/jit/passes/constant_propagation.h>
-#include <torch/csrc/jit/runtime/jit_exception.h>
+#include <caffe2/serialize/read_adapter_interface.h>
+#include <sys/stat.h>
+#include <torch/csrc/jit/runtime/print_handler.h>
 #include <torch/script.h>
+#include <unistd.h>
 
-#include <cstdlib>
-#include <cstring>
-#include <exception>
-#include <sstream>
+#include <atomic>
+#include <cerrno>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "analysis.h"
+#include "guard.h"
+#include "state.h"
+
+using shim::device_of;
+using shim::duplicate;
+using shim::guarded;
 
 struct ShimModule {
   torch::jit::Module module;
 };
 
+// Tensors with what they held.
+struct ShimConstants {
+  std::vector<std::pair<at::Tensor, at::Tensor>> kept;
+};
+
 struct ShimOutput {
   std::string path;
-  bool is_tensor = false;
-  at::Tensor tensor;
+  std::unique_ptr<at::Tensor> tensor;  // null for strings
   std::vector<std::string> strings;
 };
 
@@ -33,71 +43,34 @@ struct ShimOutputs {
 
 namespace {
 
-char *duplicate(const std::string &text) {
-  char *copy = static_cast<char *>(std::malloc(text.size() + 1));
-  if (copy != nullptr) {
-    std::memcpy(copy, text.data(), text.size());
-    copy[text.size()] = '\0';
+// An open file, read by position.
+class FileReader : public caffe2::serialize::ReadAdapterInterface {
+public:
+  explicit FileReader(int file) : file_(file) {
+    struct stat status;
+    TORCH_CHECK(fstat(file, &status) == 0, "open file failed: ", std::strerror(errno));
+    size_ = static_cast<size_t>(status.st_size);
   }
-  return copy;
-}
 
-bool contains(const std::string &text, const char *part) { return text.find(part) != std::string::npos; }
+  size_t size() const override { return size_; }
 
-bool starts_with(const std::string &text, const char *start) { return text.rfind(start, 0) == 0; }
-
-// libtorch rethrows most faults of an operator as std::runtime_error, so the kind has to be read from the text as well: from
-// the start of its last line, behind the interpreter's traceback. A text may quote a request's data, so what it says is a hint
-// and never proof (the engine asks the device itself before it calls it lost).
-int32_t kind_of(const std::string &text, int32_t otherwise) {
-  auto last = text.find_last_not_of(" \n");
-  auto begin = last == std::string::npos ? std::string::npos : text.find_last_of('\n', last);
-  std::string cause = text.substr(begin == std::string::npos ? 0 : begin + 1);
-  const std::string prefix = "RuntimeError: ";
-  if (starts_with(cause, prefix.c_str())) cause = cause.substr(prefix.size());
-  for (const std::string &said : {cause, text}) {
-    if (starts_with(said, "CUDA out of memory") || starts_with(said, "[enforce fail at alloc_cpu") ||
-        starts_with(said, "DefaultCPUAllocator")) {
-      return SHIM_ERROR_OUT_OF_MEMORY;
+  size_t read(uint64_t position, void *buffer, size_t count, const char *what) const override {
+    size_t done = 0;
+    while (done < count) {
+      auto offset = static_cast<off_t>(position + done);
+      ssize_t got = pread(file_, static_cast<char *>(buffer) + done, count - done, offset);
+      if (got < 0 && errno == EINTR) continue;
+      TORCH_CHECK(got >= 0, "PytorchStreamReader failed reading ", what, ": ", std::strerror(errno));
+      if (got == 0) break;
+      done += static_cast<size_t>(got);
     }
-    if (starts_with(said, "CUDA error: ")) return SHIM_ERROR_DEVICE;
+    return done;
   }
-  return otherwise;
-}
 
-int fail(ShimError *error, int32_t kind, const std::string &message) {
-  error->kind = kind;
-  error->message = duplicate(message.substr(0, message.find("\nException raised from")));
-  return 1;
-}
-
-// Runs `body` and turns whatever it throws into an error of `otherwise`'s kind, or a more exact one.
-template <typename Body> int guarded(ShimError *error, int32_t otherwise, Body &&body) {
-  try {
-    body();
-    return 0;
-  } catch (const torch::jit::JITException &exception) {
-    std::string name = exception.getPythonClassName().value_or("");
-    std::string text = exception.getOriginalMsg().value_or(exception.what());
-    return fail(error, SHIM_ERROR_RAISED, name.empty() ? text : name + ": " + text);
-  } catch (const c10::OutOfMemoryError &exception) {
-    return fail(error, SHIM_ERROR_OUT_OF_MEMORY, exception.what_without_backtrace());
-  } catch (const c10::Error &exception) {
-    std::string text = exception.what_without_backtrace();
-    return fail(error, kind_of(text, otherwise), text);
-  } catch (const std::bad_alloc &) {
-    return fail(error, SHIM_ERROR_OUT_OF_MEMORY, "the host has no memory left");
-  } catch (const std::exception &exception) {
-    std::string text = exception.what();
-    return fail(error, kind_of(text, otherwise), text);
-  } catch (...) {
-    return fail(error, SHIM_ERROR_TORCH, "an exception without a text");
-  }
-}
-
-at::Device device_of(int index) {
-  return index < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, static_cast<at::DeviceIndex>(index));
-}
+private:
+  int file_;
+  size_t size_ = 0;
+};
 
 std::string text_of(const ShimBytes &bytes) {
   return std::string(reinterpret_cast<const char *>(bytes.data), bytes.size);
@@ -139,8 +112,7 @@ std::string child(const std::string &path, const std::string &name) { return pat
 void push_tensor(const std::string &path, at::Tensor tensor, std::vector<ShimOutput> &out) {
   ShimOutput output;
   output.path = path;
-  output.is_tensor = true;
-  output.tensor = std::move(tensor);
+  output.tensor = std::make_unique<at::Tensor>(std::move(tensor));
   out.push_back(std::move(output));
 }
 
@@ -203,47 +175,41 @@ void flatten(const at::IValue &value, const std::string &path, std::vector<ShimO
   TORCH_CHECK(false, "output '", path, "' is a ", value.tagKind(), ", which has no form in the inference protocol");
 }
 
-// What a load error means is in its text alone.
-int32_t load_kind(const std::string &text) {
-  if (contains(text, "Unknown builtin op") || contains(text, "Couldn't find an operator")) return SHIM_ERROR_OPERATOR;
-  if (contains(text, "maximum supported version for reading")) return SHIM_ERROR_VERSION;
-  if (contains(text, "PytorchStreamReader") || contains(text, "zip archive") || contains(text, "open file failed") ||
-      contains(text, "constants.pkl") || contains(text, "Unknown type name") || contains(text, "unpickler")) {
-    return SHIM_ERROR_ARCHIVE;
-  }
-  return kind_of(text, SHIM_ERROR_ARCHIVE);
+std::atomic<void (*)(const char *, size_t)> print_handler{nullptr};
+
+void print(const std::string &text) {
+  auto handler = print_handler.load();
+  if (handler != nullptr) handler(text.data(), text.size());
 }
 
 }  // namespace
 
 void shim_string_free(char *text) { std::free(text); }
 
-int shim_module_load(const char *path, int device, ShimModule **out, ShimError *error) {
-  int status = guarded(error, SHIM_ERROR_ARCHIVE, [&] {
+int shim_module_load(int file, int device, ShimModule **out, ShimError *error) {
+  return guarded(error, [&] {
     c10::InferenceMode guard;
-    auto module = torch::jit::load(path, device_of(device));
+    auto module = torch::jit::load(std::make_shared<FileReader>(file), device_of(device));
     module.eval();
     *out = new ShimModule{std::move(module)};
   });
-  if (status != 0) error->kind = load_kind(error->message == nullptr ? "" : error->message);
-  return status;
 }
 
 void shim_module_free(ShimModule *module) { delete module; }
 
 int shim_module_deepcopy(const ShimModule *module, ShimModule **out, ShimError *error) {
-  return guarded(error, SHIM_ERROR_TORCH, [&] {
+  return guarded(error, [&] {
     c10::InferenceMode guard;
     *out = new ShimModule{module->module.deepcopy()};
   });
 }
 
 int shim_module_share(const ShimModule *module, ShimModule **out, ShimError *error) {
-  return guarded(error, SHIM_ERROR_TORCH, [&] { *out = new ShimModule{module->module}; });
+  return guarded(error, [&] { *out = new ShimModule{module->module}; });
 }
 
 int shim_module_freeze(const ShimModule *module, const char *method, ShimModule **out, ShimError *error) {
-  return guarded(error, SHIM_ERROR_TORCH, [&] {
+  return guarded(error, [&] {
     c10::InferenceMode guard;
     std::vector<std::string> preserved{method};
     *out = new ShimModule{torch::jit::freeze(module->module, preserved)};
@@ -251,22 +217,62 @@ int shim_module_freeze(const ShimModule *module, const char *method, ShimModule 
 }
 
 int shim_module_describe(const ShimModule *module, char **json, ShimError *error) {
-  return guarded(error, SHIM_ERROR_TORCH, [&] { *json = duplicate(shim::describe(module->module)); });
+  return guarded(error, [&] {
+    *json = duplicate(shim::describe(module->module));
+    if (*json == nullptr) throw std::bad_alloc();
+  });
 }
+
+int shim_module_fingerprint(const ShimModule *module, uint64_t *out, ShimError *error) {
+  return guarded(error, [&] {
+    c10::InferenceMode guard;
+    *out = shim::fingerprint(module->module);
+  });
+}
+
+int shim_constants_keep(const ShimModule *module, ShimConstants **out, ShimError *error) {
+  return guarded(error, [&] {
+    c10::InferenceMode guard;
+    auto constants = std::make_unique<ShimConstants>();
+    for (auto &tensor : shim::constant_tensors(module->module)) constants->kept.emplace_back(tensor, tensor.clone());
+    *out = constants.release();
+  });
+}
+
+int shim_constants_restore(const ShimConstants *constants, ShimError *error) {
+  return guarded(error, [&] {
+    c10::InferenceMode guard;
+    for (auto [tensor, held] : constants->kept) {
+      if (tensor.sizes() != held.sizes()) tensor.resize_(held.sizes());
+      tensor.copy_(held);
+    }
+  });
+}
+
+void shim_constants_free(ShimConstants *constants) { delete constants; }
 
 int shim_module_run(const ShimModule *module, const char *method, const ShimArgument *arguments, size_t count,
                     ShimOutputs **out, ShimError *error) {
-  std::vector<at::IValue> stack;
-  int status = guarded(error, SHIM_ERROR_ARGUMENT, [&] {
-    const auto &schema = module->module.get_method(method).function().getSchema().arguments();
-    TORCH_CHECK(schema.size() == count + 1, "method '", method, "' takes ", schema.size() - 1, " arguments, got ", count);
-    for (size_t i = 0; i < count; ++i) stack.push_back(value_of(arguments[i], schema[i + 1]));
+  torch::jit::Function *function = nullptr;
+  torch::jit::Stack stack;
+  int status = guarded(error, [&] {
+    function = &module->module.get_method(method).function();
+    const auto &schema = function->getSchema();
+    size_t taken = schema.arguments().size() - 1;
+    TORCH_CHECK(taken == count, "method '", method, "' takes ", taken, " arguments, got ", count);
+    stack.push_back(module->module._ivalue());
+    for (size_t i = 0; i < count; ++i) stack.push_back(value_of(arguments[i], schema.arguments()[i + 1]));
+    schema.checkAndNormalizeInputs(stack, {});
   });
-  if (status != 0) return status;
-  return guarded(error, SHIM_ERROR_TORCH, [&] {
+  if (status != 0) {
+    if (error->thrown != SHIM_THROWN_OUT_OF_MEMORY) error->thrown = SHIM_THROWN_SCHEMA;
+    return status;
+  }
+  return guarded(error, [&] {
     c10::InferenceMode guard;
     auto outputs = std::make_unique<ShimOutputs>();
-    flatten(module->module.get_method(method)(std::move(stack)), "", outputs->items);
+    function->run(stack);
+    flatten(stack.front(), "", outputs->items);
     *out = outputs.release();
   });
 }
@@ -276,11 +282,11 @@ size_t shim_outputs_count(const ShimOutputs *outputs) { return outputs->items.si
 const char *shim_outputs_path(const ShimOutputs *outputs, size_t index) { return outputs->items[index].path.c_str(); }
 
 int32_t shim_outputs_tag(const ShimOutputs *outputs, size_t index) {
-  return outputs->items[index].is_tensor ? SHIM_TENSOR : SHIM_STRING_LIST;
+  return outputs->items[index].tensor != nullptr ? SHIM_TENSOR : SHIM_STRING_LIST;
 }
 
 void *shim_outputs_take_tensor(ShimOutputs *outputs, size_t index) {
-  return new at::Tensor(std::move(outputs->items[index].tensor));
+  return outputs->items[index].tensor.release();
 }
 
 size_t shim_outputs_string_count(const ShimOutputs *outputs, size_t index) {
@@ -294,80 +300,7 @@ ShimBytes shim_outputs_string(const ShimOutputs *outputs, size_t index, size_t i
 
 void shim_outputs_free(ShimOutputs *outputs) { delete outputs; }
 
-int shim_tensor_from_blob(void *data, const int64_t *shape, size_t rank, int32_t scalar_type, void (*release)(void *),
-                          void *context, void **out, ShimError *error) {
-  bool owned = false;
-  int status = guarded(error, SHIM_ERROR_TORCH, [&] {
-    auto options = at::TensorOptions().dtype(static_cast<at::ScalarType>(scalar_type));
-    auto free = [release, context](void *) { release(context); };
-    owned = true;  // from here on libtorch calls the deleter, even when it throws
-    *out = new at::Tensor(torch::from_blob(data, at::IntArrayRef(shape, rank), free, options));
-  });
-  if (status != 0 && !owned) release(context);
-  return status;
-}
-
-int shim_tensor_empty(const int64_t *shape, size_t rank, int32_t scalar_type, void **out, ShimError *error) {
-  return guarded(error, SHIM_ERROR_TORCH, [&] {
-    auto options = at::TensorOptions().dtype(static_cast<at::ScalarType>(scalar_type));
-    *out = new at::Tensor(at::empty(at::IntArrayRef(shape, rank), options));
-  });
-}
-
-int shim_tensor_to_host(const void *tensor, int copy, void **out, ShimError *error) {
-  return guarded(error, SHIM_ERROR_TORCH, [&] {
-    c10::InferenceMode guard;
-    const auto &source = *static_cast<const at::Tensor *>(tensor);
-    auto dense = source.layout() == at::kStrided ? source : source.to_dense();
-    if (dense.is_conj()) dense = dense.resolve_conj();
-    if (dense.is_neg()) dense = dense.resolve_neg();
-    auto host = dense.is_cpu() ? dense : dense.to(at::kCPU);
-    auto flat = host.contiguous();
-    if (copy != 0 && flat.is_alias_of(source)) flat = flat.clone();
-    *out = new at::Tensor(std::move(flat));
-  });
-}
-
-int shim_tensor_to_device(const void *tensor, int device, void **out, ShimError *error) {
-  return guarded(error, SHIM_ERROR_TORCH, [&] {
-    c10::InferenceMode guard;
-    *out = new at::Tensor(static_cast<const at::Tensor *>(tensor)->to(device_of(device)));
-  });
-}
-
-int32_t shim_tensor_scalar_type(const void *tensor) {
-  return static_cast<int32_t>(static_cast<const at::Tensor *>(tensor)->scalar_type());
-}
-
-size_t shim_tensor_rank(const void *tensor) { return static_cast<const at::Tensor *>(tensor)->sizes().size(); }
-
-const int64_t *shim_tensor_shape(const void *tensor) { return static_cast<const at::Tensor *>(tensor)->sizes().data(); }
-
-size_t shim_tensor_size_bytes(const void *tensor) {
-  const auto &value = *static_cast<const at::Tensor *>(tensor);
-  return static_cast<size_t>(value.numel()) * value.element_size();
-}
-
-void *shim_tensor_data(const void *tensor) { return static_cast<const at::Tensor *>(tensor)->data_ptr(); }
-
-int shim_thread_use_stream(int device, ShimError *error) {
-  return guarded(error, SHIM_ERROR_DEVICE, [&] {
-    c10::impl::VirtualGuardImpl guard(at::kCUDA);
-    guard.setDevice(device_of(device));
-    guard.exchangeStream(guard.getStreamFromGlobalPool(device_of(device)));
-  });
-}
-
-int shim_module_define(const char *source, const char *attributes, const char *path, ShimError *error) {
-  return guarded(error, SHIM_ERROR_TORCH, [&] {
-    torch::jit::Module module("Model");
-    std::istringstream lines(attributes);
-    for (std::string line; std::getline(lines, line);) {
-      auto middle = line.find('=');
-      TORCH_CHECK(middle != std::string::npos, "attribute line without '=': ", line);
-      module.register_buffer(line.substr(0, middle), at::full({1}, std::stof(line.substr(middle + 1))));
-    }
-    module.define(source);
-    module.save(path);
-  });
+void shim_print_handler_set(void (*handler)(const char *, size_t)) {
+  print_handler.store(handler);
+  torch::jit::setPrintHandler(print);
 }

@@ -1,7 +1,8 @@
 // The C interface between torch-shim's Rust code (src/ffi.rs) and libtorch.
 //
 // Rules: every function that can fail returns 0 on success and 1 with *error filled; no C++ exception crosses; strings are
-// UTF-8, NUL-terminated and freed with shim_string_free; a handle is freed by its own shim_*_free and by nothing else.
+// UTF-8, NUL-terminated and freed with shim_string_free; a handle is freed by its own shim_*_free and by nothing else; on failure
+// nothing is left behind.
 // Tensors cross as `at::Tensor *`, which tch calls C_tensor, and are then owned by tch.
 #pragma once
 #include <cstddef>
@@ -9,21 +10,20 @@
 
 extern "C" {
 
-// What kind of fault an error is; src/error.rs has the same list.
-enum ShimErrorKind : int32_t {
-  SHIM_ERROR_TORCH = 0,          // anything else
-  SHIM_ERROR_OUT_OF_MEMORY = 1,  // an allocation on host or device failed
-  SHIM_ERROR_ARGUMENT = 2,       // the arguments do not fit the method's schema
-  SHIM_ERROR_RAISED = 3,         // the model raised an exception of its own
-  SHIM_ERROR_DEVICE = 4,         // the device is lost until the process ends
-  SHIM_ERROR_ARCHIVE = 5,        // the file is not a readable TorchScript archive
-  SHIM_ERROR_OPERATOR = 6,       // the archive calls an operator that is not registered
-  SHIM_ERROR_VERSION = 7,        // the archive was written by a newer PyTorch
+// What was thrown; what it means is decided by src/classify.rs, which has the same list.
+enum ShimThrown : int32_t {
+  SHIM_THROWN_UNKNOWN = 0,
+  SHIM_THROWN_STD = 1,            // std::exception: most of what surfaces in the interpreter
+  SHIM_THROWN_C10 = 2,            // c10::Error
+  SHIM_THROWN_RAISED = 3,         // torch::jit::JITException: a `raise` or `assert` of the model
+  SHIM_THROWN_OUT_OF_MEMORY = 4,  // c10::OutOfMemoryError, std::bad_alloc
+  SHIM_THROWN_ACCELERATOR = 5,    // c10::AcceleratorError
+  SHIM_THROWN_SCHEMA = 6,         // arguments that do not fit the method's schema, before anything ran
 };
 
 struct ShimError {
-  int32_t kind;
-  char *message;
+  int32_t thrown;
+  char *message;  // null when there was no memory for it
 };
 
 struct ShimBytes {
@@ -56,20 +56,28 @@ struct ShimArgument {
 };
 
 struct ShimModule;
+struct ShimConstants;
 struct ShimOutputs;
 
 void shim_string_free(char *text);
 
-int shim_module_load(const char *path, int device, ShimModule **out, ShimError *error);
+// Loads from an open file, read by position: its offset stays where it is, and it is not needed afterwards.
+int shim_module_load(int file, int device, ShimModule **out, ShimError *error);
 void shim_module_free(ShimModule *module);
-// A copy with weights and attributes of its own that shares compiled code.
+// A copy with weights and attributes of its own that shares compiled code, and with it the constants that the code captured.
 int shim_module_deepcopy(const ShimModule *module, ShimModule **out, ShimError *error);
-// A second handle on the same weights and attributes. Only for modules without state: two threads may then run them at once.
+// A second handle on the same weights and attributes. Two threads may run methods without state through them at once.
 int shim_module_share(const ShimModule *module, ShimModule **out, ShimError *error);
 // `torch.jit.freeze` with `method` kept.
 int shim_module_freeze(const ShimModule *module, const char *method, ShimModule **out, ShimError *error);
 // Facts about the module and its methods, as JSON; src/schema.rs has the shape.
 int shim_module_describe(const ShimModule *module, char **json, ShimError *error);
+// See state.h.
+int shim_module_fingerprint(const ShimModule *module, uint64_t *out, ShimError *error);
+// Keeps the values of the constants that the code of `module` captured, and puts them back.
+int shim_constants_keep(const ShimModule *module, ShimConstants **out, ShimError *error);
+int shim_constants_restore(const ShimConstants *constants, ShimError *error);
+void shim_constants_free(ShimConstants *constants);
 // Runs a method in inference mode. Argument 0 is the first after `self`.
 int shim_module_run(const ShimModule *module, const char *method, const ShimArgument *arguments, size_t count,
                     ShimOutputs **out, ShimError *error);
@@ -94,16 +102,27 @@ int shim_tensor_empty(const int64_t *shape, size_t rank, int32_t scalar_type, vo
 int shim_tensor_to_host(const void *tensor, int copy, void **out, ShimError *error);
 // The same values on `device` (-1 CPU, else a CUDA index).
 int shim_tensor_to_device(const void *tensor, int device, void **out, ShimError *error);
-int32_t shim_tensor_scalar_type(const void *tensor);
-size_t shim_tensor_rank(const void *tensor);
-const int64_t *shim_tensor_shape(const void *tensor);
-size_t shim_tensor_size_bytes(const void *tensor);
-void *shim_tensor_data(const void *tensor);
+// What a strided tensor is; `shape` lives as long as the tensor.
+struct ShimTensorView {
+  int32_t scalar_type;
+  const int64_t *shape;
+  size_t rank;
+  size_t size_bytes;
+  void *data;
+};
+int shim_tensor_view(const void *tensor, ShimTensorView *out, ShimError *error);
 
 // Gives the calling thread a CUDA stream of its own on `device`, for the rest of its life.
 int shim_thread_use_stream(int device, ShimError *error);
+// Waits for the calling thread's stream on CUDA device `device`. Fails with what failed there; every time, when the device is lost.
+int shim_device_synchronize(int device, ShimError *error);
 
-// Builds a module from TorchScript source and saves it: tests make their own models so. `attributes` is JSON-free text of
-// lines "name=FLOAT", each a float32 tensor attribute of one element.
+// Gives what a model prints to `handler`, from the thread that prints. `handler` must not throw.
+void shim_print_handler_set(void (*handler)(const char *text, size_t size));
+
+// For tests, which make their own models: builds a module from TorchScript methods and saves it. `attributes` is lines
+// "name=FLOAT", each a float32 buffer of one element.
 int shim_module_define(const char *source, const char *attributes, const char *path, ShimError *error);
+// The same from whole classes in the words of an archive's code; see define.cpp.
+int shim_classes_define(const char *source, const char *path, ShimError *error);
 }

@@ -72,8 +72,7 @@ impl TensorBuffer {
             check(|error| ffi::shim_tensor_empty(shape.as_ptr(), shape.len(), scalar_type.0, &raw mut out, error))?;
             Tensor::from_ptr(out.cast())
         };
-        // SAFETY: the tensor is alive.
-        let size = unsafe { ffi::shim_tensor_size_bytes(tensor.as_ptr().cast()) };
+        let size = view(&tensor)?.size_bytes;
         Ok(Self { tensor, filled: 0, size })
     }
 
@@ -83,12 +82,10 @@ impl TensorBuffer {
             return Err(TorchError::argument("more bytes than the tensor has room for"));
         }
         if !part.is_empty() {
+            let memory: *mut u8 = view(&self.tensor)?.data.cast();
             // SAFETY: the tensor is contiguous CPU memory of `size` bytes that nobody else holds, and `filled + part.len()` is
             // within it, as just checked.
-            unsafe {
-                let memory: *mut u8 = ffi::shim_tensor_data(self.tensor.as_ptr().cast()).cast();
-                ptr::copy_nonoverlapping(part.as_ptr(), memory.add(self.filled), part.len());
-            }
+            unsafe { ptr::copy_nonoverlapping(part.as_ptr(), memory.add(self.filled), part.len()) };
         }
         self.filled += part.len();
         Ok(())
@@ -149,20 +146,20 @@ impl AsRef<[u8]> for HostTensor {
 /// contiguous on the host: needed for a model that may write to what it returned.
 pub fn tensor_to_host(tensor: &Tensor, copy: bool) -> Result<HostTensor, TorchError> {
     let mut out = ptr::null_mut();
-    // SAFETY: the tensor is alive for the call; on success `out` is an at::Tensor that tch then owns; the getters read a live
-    // tensor.
-    unsafe {
+    // SAFETY: the tensor is alive for the call; on success `out` is an at::Tensor that tch then owns.
+    let tensor = unsafe {
         check(|error| ffi::shim_tensor_to_host(tensor.as_ptr().cast(), i32::from(copy), &raw mut out, error))?;
-        let tensor = Tensor::from_ptr(out.cast());
-        let handle: *const c_void = tensor.as_ptr().cast();
-        Ok(HostTensor {
-            shape: tensor_shape(&tensor),
-            scalar_type: ScalarType(ffi::shim_tensor_scalar_type(handle)),
-            data: ffi::shim_tensor_data(handle).cast_const().cast(),
-            size: ffi::shim_tensor_size_bytes(handle),
-            tensor,
-        })
-    }
+        Tensor::from_ptr(out.cast())
+    };
+    let view = view(&tensor)?;
+    let shape = if view.rank == 0 {
+        Vec::new()
+    } else {
+        // SAFETY: the shape is `rank` numbers that live as long as the tensor and are copied at once.
+        unsafe { std::slice::from_raw_parts(view.shape, view.rank) }.to_vec()
+    };
+    let scalar_type = ScalarType(view.scalar_type);
+    Ok(HostTensor { shape, scalar_type, data: view.data.cast_const().cast(), size: view.size_bytes, tensor })
 }
 
 /// The tensor's values on `device`.
@@ -175,16 +172,11 @@ pub fn tensor_to_device(tensor: &Tensor, device: Device) -> Result<Tensor, Torch
     }
 }
 
-/// Dimensions of a tensor.
-#[must_use]
-pub fn tensor_shape(tensor: &Tensor) -> Vec<i64> {
-    let handle: *const c_void = tensor.as_ptr().cast();
-    // SAFETY: the tensor is alive; its shape is `rank` numbers, which are copied at once.
-    unsafe {
-        let rank = ffi::shim_tensor_rank(handle);
-        if rank == 0 {
-            return Vec::new();
-        }
-        std::slice::from_raw_parts(ffi::shim_tensor_shape(handle), rank).to_vec()
-    }
+/// Its element type, memory and size; for strided tensors.
+fn view(tensor: &Tensor) -> Result<ffi::ShimTensorView, TorchError> {
+    let mut view =
+        ffi::ShimTensorView { scalar_type: 0, shape: ptr::null(), rank: 0, size_bytes: 0, data: ptr::null_mut() };
+    // SAFETY: the tensor is alive for the call, and the view is ours to fill.
+    unsafe { check(|error| ffi::shim_tensor_view(tensor.as_ptr().cast(), &raw mut view, error))? };
+    Ok(view)
 }

@@ -127,13 +127,16 @@ fn faults_have_a_kind_and_no_backtrace() {
     let raised = module.run("forward", &[ones(), Argument::Int(-1)]).unwrap_err();
     assert_eq!(raised.kind, TorchErrorKind::Raised);
     assert!(raised.message.contains("n must not be negative"), "{raised}");
-    let torch = module.run("forward", &[ones(), Argument::Int(1)]).unwrap_err();
-    assert_eq!(torch.kind, TorchErrorKind::Torch);
-    assert!(!torch.message.contains("Exception raised from"), "{torch}");
+    let shape = module.run("forward", &[ones(), Argument::Int(1)]).unwrap_err();
+    assert_eq!(shape.kind, TorchErrorKind::Shape);
+    assert!(!shape.message.contains("Exception raised from"), "{shape}");
+    assert_eq!(shape.sentence(), "self must be a matrix");
     let argument = module.run("forward", &[ones()]).unwrap_err();
     assert_eq!(argument.kind, TorchErrorKind::Argument, "{argument}");
     let wrong_type = module.run("forward", &[Argument::Int(1), Argument::Int(1)]).unwrap_err();
-    assert!(!wrong_type.message.is_empty());
+    assert_eq!(wrong_type.kind, TorchErrorKind::Argument, "{wrong_type}");
+    let unknown = module.run("backward", &[ones()]).unwrap_err();
+    assert_eq!(unknown.kind, TorchErrorKind::Argument, "{unknown}");
 }
 
 #[test]

@@ -4,13 +4,15 @@
 //! Out: contiguous host memory becomes `Bytes` without a copy. Invariant: memory of a request is never written to.
 
 use bytes::Bytes;
-use torch_shim::{Argument, OutputValue, ScalarType, TensorBuffer, TorchError, tensor_from_bytes, tensor_to_host};
+use torch_shim::{
+    Argument, Output, OutputValue, ScalarType, TensorBuffer, TorchError, tensor_from_bytes, tensor_to_host,
+};
 use torchmodel_core::{
-    engine::{EngineError, EngineInput},
+    binding::{Binding, ParameterKind},
+    engine::EngineInput,
+    inference::NamedTensor,
     tensor::{BytesElements, DataType, DataTypeExt as _, Tensor, push_bytes_element},
 };
-
-use super::schema::ParameterKind;
 
 /// `c10::ScalarType` of every datatype but `BYTES` (c10/core/ScalarType.h).
 const SCALAR_TYPES: [(DataType, ScalarType); 13] = [
@@ -29,13 +31,58 @@ const SCALAR_TYPES: [(DataType, ScalarType); 13] = [
     (DataType::Uint64, ScalarType(29)),
 ];
 
+/// Why a value has no form on the other side.
+#[derive(Debug)]
+pub enum ConvertError {
+    /// libtorch failed.
+    Torch(TorchError),
+    /// The request holds what the argument does not take.
+    Refused(String),
+    /// The model gave, or was given, what the engine cannot carry.
+    Failed(String),
+}
+
+impl From<TorchError> for ConvertError {
+    fn from(error: TorchError) -> Self {
+        Self::Torch(error)
+    }
+}
+
+/// The arguments of a call with `inputs`; what is missing takes its default. With `must_copy` their memory is the engine's own.
+pub fn arguments(
+    binding: &Binding,
+    inputs: &[EngineInput],
+    device: tch::Device,
+    must_copy: bool,
+) -> Result<Vec<Argument>, ConvertError> {
+    let mut arguments: Vec<Argument> = binding.method().arguments.iter().map(|_| Argument::Default).collect();
+    for input in inputs {
+        let Some(parameter) = binding.parameters().get(input.index) else { continue };
+        let argument = argument(input, parameter.kind, device, must_copy)?;
+        if let Some(slot) = arguments.get_mut(parameter.position) {
+            *slot = argument;
+        }
+    }
+    Ok(arguments)
+}
+
+/// What a call returned in the protocol's form, each leaf under its path; with `copy` in memory of its own.
+pub fn outputs(outputs: Vec<Output>, copy: bool) -> Result<Vec<NamedTensor>, ConvertError> {
+    let named = outputs.into_iter().map(|Output { path, value }| match output(value, copy) {
+        Ok(tensor) => Ok(NamedTensor { name: path, tensor }),
+        Err(ConvertError::Failed(message)) => Err(ConvertError::Failed(format!("output '{path}': {message}"))),
+        Err(error) => Err(error),
+    });
+    named.collect()
+}
+
 /// The argument for `input`. With `must_copy` its memory is the engine's own.
-pub fn argument(
+fn argument(
     input: &EngineInput,
     kind: ParameterKind,
     device: tch::Device,
     must_copy: bool,
-) -> Result<Argument, EngineError> {
+) -> Result<Argument, ConvertError> {
     match kind {
         ParameterKind::Tensor => Ok(Argument::Tensor(tensor(input, device, must_copy)?)),
         ParameterKind::Int => Ok(Argument::Int(*single(&integers(input)?)?)),
@@ -48,47 +95,44 @@ pub fn argument(
     }
 }
 
-fn tensor(input: &EngineInput, device: tch::Device, must_copy: bool) -> Result<tch::Tensor, EngineError> {
+fn tensor(input: &EngineInput, device: tch::Device, must_copy: bool) -> Result<tch::Tensor, ConvertError> {
     let (_, scalar_type) = SCALAR_TYPES
         .into_iter()
         .find(|(datatype, _)| *datatype == input.datatype)
-        .ok_or_else(|| EngineError::Refused("a Tensor argument cannot take BYTES".into()))?;
+        .ok_or_else(|| ConvertError::Refused("a Tensor argument cannot take BYTES".into()))?;
     let size = input.datatype.size_bytes().unwrap_or(1);
-    let host = match input.parts.as_slice() {
+    let parts = host_parts(input)?;
+    let host = match parts.as_slice() {
         [only] if !must_copy && only.as_ptr().align_offset(size) == 0 => {
-            tensor_from_bytes(only.clone(), &input.shape, scalar_type, size)
+            tensor_from_bytes(Bytes::clone(only), &input.shape, scalar_type, size)
         }
         parts => TensorBuffer::new(&input.shape, scalar_type).and_then(|mut buffer| {
             parts.iter().try_for_each(|part| buffer.push(part))?;
             buffer.finish()
         }),
-    };
-    let placed =
-        host.and_then(|host| if device.is_cuda() { torch_shim::tensor_to_device(&host, device) } else { Ok(host) });
-    placed.map_err(input_error)
+    }?;
+    Ok(if device.is_cuda() { torch_shim::tensor_to_device(&host, device)? } else { host })
 }
 
-fn input_error(error: TorchError) -> EngineError {
-    match error.kind {
-        torch_shim::TorchErrorKind::OutOfMemory => EngineError::OutOfMemory(error.message),
-        torch_shim::TorchErrorKind::Device => EngineError::DeviceLost(error.message),
-        _ => EngineError::Failed(error.message),
-    }
+/// The parts as the host reads them. The scheduler lets no others pass.
+fn host_parts(input: &EngineInput) -> Result<Vec<&Bytes>, ConvertError> {
+    let parts: Option<Vec<&Bytes>> = input.parts.iter().map(|part| part.host()).collect();
+    parts.ok_or_else(|| ConvertError::Failed(format!("input {} is not in the host's memory", input.index)))
 }
 
-fn single<T>(values: &[T]) -> Result<&T, EngineError> {
+fn single<T>(values: &[T]) -> Result<&T, ConvertError> {
     match values {
         [only] => Ok(only),
-        _ => Err(EngineError::Refused(format!("expected one element, got {}", values.len()))),
+        _ => Err(ConvertError::Refused(format!("expected one element, got {}", values.len()))),
     }
 }
 
 /// Elements of `N` bytes each, over all parts.
 fn elements<const N: usize>(input: &EngineInput) -> impl Iterator<Item = [u8; N]> + '_ {
-    input.parts.iter().flat_map(|part| part.as_chunks::<N>().0.iter().copied())
+    input.parts.iter().filter_map(|part| part.host()).flat_map(|part| part.as_chunks::<N>().0.iter().copied())
 }
 
-fn integers(input: &EngineInput) -> Result<Vec<i64>, EngineError> {
+fn integers(input: &EngineInput) -> Result<Vec<i64>, ConvertError> {
     Ok(match input.datatype {
         DataType::Bool | DataType::Uint8 => elements(input).map(u8::from_le_bytes).map(i64::from).collect(),
         DataType::Int8 => elements(input).map(i8::from_le_bytes).map(i64::from).collect(),
@@ -97,46 +141,48 @@ fn integers(input: &EngineInput) -> Result<Vec<i64>, EngineError> {
         DataType::Int64 => elements(input).map(i64::from_le_bytes).collect(),
         DataType::Uint16 => elements(input).map(u16::from_le_bytes).map(i64::from).collect(),
         DataType::Uint32 => elements(input).map(u32::from_le_bytes).map(i64::from).collect(),
-        other => return Err(EngineError::Refused(format!("{} is not a whole number", other.as_str()))),
+        other => return Err(ConvertError::Refused(format!("{} is not a whole number", other.as_str()))),
     })
 }
 
-fn numbers(input: &EngineInput) -> Result<Vec<f64>, EngineError> {
+fn numbers(input: &EngineInput) -> Result<Vec<f64>, ConvertError> {
     Ok(match input.datatype {
         DataType::Fp32 => elements(input).map(f32::from_le_bytes).map(f64::from).collect(),
         DataType::Fp64 => elements(input).map(f64::from_le_bytes).collect(),
-        other => return Err(EngineError::Refused(format!("{} is not FP64 or FP32", other.as_str()))),
+        other => return Err(ConvertError::Refused(format!("{} is not FP64 or FP32", other.as_str()))),
     })
 }
 
-fn texts(input: &EngineInput) -> Result<Vec<Vec<u8>>, EngineError> {
+fn texts(input: &EngineInput) -> Result<Vec<Vec<u8>>, ConvertError> {
     input
         .parts
         .iter()
+        .filter_map(|part| part.host())
         .flat_map(|part| BytesElements::new(part))
-        .map(|element| element.map(<[u8]>::to_vec).map_err(|error| EngineError::Refused(error.to_string())))
+        .map(|element| element.map(<[u8]>::to_vec).map_err(|error| ConvertError::Refused(error.to_string())))
         .collect()
 }
 
 /// The protocol's form of a leaf; with `copy` in memory of its own.
-pub fn output(value: OutputValue, copy: bool) -> Result<Tensor, String> {
+fn output(value: OutputValue, copy: bool) -> Result<Tensor, ConvertError> {
+    let failed = ConvertError::Failed;
     match value {
         OutputValue::Tensor(tensor) => {
-            let host = tensor_to_host(&tensor, copy).map_err(|error| error.to_string())?;
-            let (datatype, _) = SCALAR_TYPES
-                .into_iter()
-                .find(|(_, scalar_type)| *scalar_type == host.scalar_type())
-                .ok_or_else(|| format!("element type {:?} has no word in the inference protocol", tensor.f_kind()))?;
+            let host = tensor_to_host(&tensor, copy)?;
+            let (datatype, _) =
+                SCALAR_TYPES.into_iter().find(|(_, scalar_type)| *scalar_type == host.scalar_type()).ok_or_else(
+                    || failed(format!("element type {:?} has no word in the inference protocol", tensor.f_kind())),
+                )?;
             let shape = host.shape().to_vec();
-            Tensor::new(datatype, shape, Bytes::from_owner(host)).map_err(|error| error.to_string())
+            Tensor::new(datatype, shape, Bytes::from_owner(host)).map_err(|error| failed(error.to_string()))
         }
         OutputValue::Strings(texts) => {
             let mut data = Vec::with_capacity(texts.iter().map(|text| text.len() + 4).sum());
             if !texts.iter().all(|text| push_bytes_element(&mut data, text)) {
-                return Err("a string is longer than 4 GiB".into());
+                return Err(failed("a string is longer than 4 GiB".into()));
             }
             let shape = vec![i64::try_from(texts.len()).unwrap_or(i64::MAX)];
-            Tensor::new(DataType::Bytes, shape, data.into()).map_err(|error| error.to_string())
+            Tensor::new(DataType::Bytes, shape, data.into()).map_err(|error| failed(error.to_string()))
         }
     }
 }

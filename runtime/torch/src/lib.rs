@@ -1,26 +1,31 @@
 //! The engine that serves: TorchScript on libtorch, on the CPU or on CUDA devices.
 //!
-//! [`TorchLoader`] loads an archive once for each device and makes instances of it; a `TorchEngine` is one of them, on its own
-//! thread. Invariants: a stateful model has one instance, is never batched, shared or frozen, and warms up on a copy, so that its
-//! first client finds it as it was saved; its outputs are copied, since a later call may write to them.
+//! [`TorchLoader`] opens an archive, [`interface`] says what is in it in the core's words, and [`instance`] runs it as the core's plan
+//! says. Invariant: nothing is decided here that the plan decides.
 
 mod convert;
 mod device;
-mod schema;
-mod warmup;
+mod fault;
+mod instance;
+mod interface;
+mod observe;
+mod print;
 
-use std::{path::Path, time::Instant};
+use std::{fs::File, sync::Arc};
 
-pub use device::{DeviceChoice, devices};
-use schema::Binding;
-use torch_shim::{Argument, Method, Module, ModuleFacts, Output, TorchError, TorchErrorKind};
+use torch_shim::{Module, ModuleFacts, TorchError, TorchErrorKind};
 use torchmodel_core::{
+    binding::Binding,
     config::ModelConfig,
-    engine::{Engine, EngineError, EngineInput, EngineLoader, Execution, ExecutionTimings, LoadedModel},
-    inference::NamedTensor,
-    signature::Signature,
+    engine::{BoxedInstance, EngineInput, boxed},
+    interface::Interface,
+    loader::{Loader, ModelFiles, Program},
+    plan::{DeviceKind, ExecutionPlan, Machine},
 };
 use torchmodel_crds::{Failure, FailurePhase, FailureReason};
+
+pub use self::device::{DeviceChoice, devices};
+use self::instance::TorchInstance;
 
 /// Loads TorchScript archives onto devices.
 pub struct TorchLoader {
@@ -35,58 +40,110 @@ impl TorchLoader {
     }
 }
 
-impl EngineLoader for TorchLoader {
-    fn load(&self, path: &Path, config: &ModelConfig) -> Result<LoadedModel, Failure> {
-        let mut engines: Vec<Box<dyn Engine>> = Vec::new();
-        let mut signature = None;
-        for device in &self.devices {
-            let module = Module::load(path, *device).map_err(|error| load_failure(&error))?;
-            let facts = module.describe().map_err(|error| load_failure(&error))?;
-            let binding = Binding::new(&facts, config)?;
-            if signature.is_none() {
-                announce(&facts, binding.method(), config, *device);
-            }
-            signature.get_or_insert_with(|| binding.signature().clone());
-            let is_stateful = binding.method().is_stateful;
-            let module = if config.freeze && !is_stateful {
-                module.freeze(&config.method).map_err(|error| load_failure(&error))?
-            } else {
-                module
-            };
-            let count = if is_stateful { 1 } else { config.instances };
-            for _ in 1..count {
-                let module = module.share().map_err(|error| load_failure(&error))?;
-                engines.push(Box::new(TorchEngine::new(module, binding.clone(), *device, config)));
-            }
-            engines.push(Box::new(TorchEngine::new(module, binding, *device, config)));
-            if is_stateful {
-                break;
-            }
-        }
-        let signature = signature.ok_or_else(|| {
-            Failure::new(FailurePhase::Load, FailureReason::SpecInvalid, "no device to load the model onto")
-        })?;
-        Ok(LoadedModel { signature, engines })
+impl Loader for TorchLoader {
+    fn machine(&self) -> Machine {
+        let kind = |device: &tch::Device| if device.is_cuda() { DeviceKind::Accelerator } else { DeviceKind::Cpu };
+        Machine::with_devices(self.devices.iter().map(kind).collect())
+    }
+
+    fn open(&self, files: &ModelFiles, config: &ModelConfig) -> Result<Box<dyn Program>, Failure> {
+        let device = self.devices.first().copied().unwrap_or(tch::Device::Cpu);
+        let module = Module::load_from(&files.archive, device).map_err(|error| load_failure(&error))?;
+        let facts = module.describe().map_err(|error| load_failure(&error))?;
+        announce(&facts, config, device);
+        let interface = interface::of(&facts);
+        print::handle();
+        let (model, archive) = (config.name.as_str().into(), Arc::clone(&files.archive));
+        let is_random = facts.method(&config.method).is_some_and(|method| method.is_random);
+        let devices = self.devices.clone();
+        Ok(Box::new(TorchProgram { model, archive, devices, module, interface, is_random }))
     }
 }
 
-fn announce(facts: &ModuleFacts, method: &Method, config: &ModelConfig, device: tch::Device) {
+/// An archive on the first of its devices.
+struct TorchProgram {
+    model: Arc<str>,
+    archive: Arc<File>,
+    devices: Vec<tch::Device>,
+    module: Module,
+    interface: Interface,
+    /// Whether two equal calls of the served method may differ without any state.
+    is_random: bool,
+}
+
+impl Program for TorchProgram {
+    fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
+    fn shows_state(&mut self, binding: &Binding, inputs: &[EngineInput]) -> Result<bool, Failure> {
+        let device = self.devices.first().copied().unwrap_or(tch::Device::Cpu);
+        print::enter(&self.model);
+        let found = observe::shows_state(&mut self.module, device, binding, (inputs, self.is_random));
+        let found = found.map_err(|error| load_failure(&error))?;
+        if found {
+            // The one that was run is no longer what was saved.
+            self.module = Module::load_from(&self.archive, device).map_err(|error| load_failure(&error))?;
+        }
+        Ok(found)
+    }
+
+    fn instances(self: Box<Self>, plan: &ExecutionPlan, binding: &Binding) -> Result<Vec<BoxedInstance>, Failure> {
+        let Self { model, archive, devices, module, .. } = *self;
+        let mut opened = Some(module);
+        let mut instances = Vec::with_capacity(plan.placements.len());
+        for (index, device) in devices.into_iter().enumerate() {
+            let count = plan.placements.iter().filter(|placement| **placement == index).count();
+            if count == 0 {
+                continue;
+            }
+            let module = match opened.take().filter(|_| index == 0) {
+                Some(module) => module,
+                None => Module::load_from(&archive, device).map_err(|error| load_failure(&error))?,
+            };
+            for module in copies(module, count, plan, binding).map_err(|error| load_failure(&error))? {
+                instances.push(boxed(TorchInstance::new(module, device, &model, (plan, binding))));
+            }
+        }
+        Ok(instances)
+    }
+}
+
+/// So many handles on the module's weights, as the plan wants them.
+fn copies(module: Module, count: usize, plan: &ExecutionPlan, binding: &Binding) -> Result<Vec<Module>, TorchError> {
+    let method = binding.method();
+    let mut module = if plan.is_frozen { module.freeze(&method.name)? } else { module };
+    // A method that writes to the module, whatever the configuration says of it, has weights of its own on each thread.
+    let mut copy = || if method.is_stateful { module.deep_copy() } else { module.share(&method.name) };
+    let mut modules = (1..count).map(|_| copy()).collect::<Result<Vec<_>, _>>()?;
+    modules.push(module);
+    Ok(modules)
+}
+
+fn announce(facts: &ModuleFacts, config: &ModelConfig, device: tch::Device) {
     let model = config.name.as_str();
     tracing::info!(
         model,
         device = device::name(device),
-        method = method.name,
+        method = config.method,
         parameters = facts.parameters.count,
         parameter_bytes = facts.parameters.size_bytes,
         "loaded the archive"
     );
-    if method.is_stateful {
-        tracing::warn!(
-            model,
-            "method '{}' writes to the model's own attributes: answers depend on earlier requests. It is served by one \
-             instance, in order of arrival, without batching and freezing",
-            method.name
-        );
+    if facts.method(&config.method).is_some_and(|method| method.is_stateful) {
+        let method = &config.method;
+        if config.is_stateful == Some(false) {
+            tracing::warn!(
+                model,
+                "method '{method}' may write to the model itself; model.stateful: false has it served as if not"
+            );
+        } else {
+            tracing::warn!(
+                model,
+                "method '{method}' may write to the model itself: answers depend on earlier requests. It is served by one \
+                 instance, in order of arrival, without batching and freezing"
+            );
+        }
     }
     let foreign: Vec<_> =
         facts.constant_devices.iter().filter(|found| **found != device::name(device) && *found != "cpu").collect();
@@ -98,150 +155,6 @@ fn announce(facts: &ModuleFacts, method: &Method, config: &ModelConfig, device: 
     }
 }
 
-/// One instance.
-struct TorchEngine {
-    module: Module,
-    binding: Binding,
-    device: tch::Device,
-    config: ModelConfig,
-}
-
-impl TorchEngine {
-    fn new(module: Module, binding: Binding, device: tch::Device, config: &ModelConfig) -> Self {
-        Self { module, binding, device, config: config.clone() }
-    }
-
-    fn intra_op_threads(&self) -> i32 {
-        let instances = if self.binding.method().is_stateful { 1 } else { self.config.instances };
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let share =
-            self.config.intra_op_threads.map_or(cpus / instances.max(1), |count| usize::try_from(count).unwrap_or(1));
-        i32::try_from(share.max(1)).unwrap_or(i32::MAX)
-    }
-}
-
-impl Engine for TorchEngine {
-    fn start(&mut self) -> Result<Signature, Failure> {
-        tch::set_num_threads(self.intra_op_threads());
-        if self.device.is_cuda() {
-            torch_shim::use_own_stream(self.device).map_err(|error| load_failure(&error))?;
-        }
-        let runs = warmup::plan(&self.config, self.binding.signature())?;
-        if runs.is_empty() {
-            return Ok(self.binding.signature().clone());
-        }
-        let started = Instant::now();
-        let mut copy = None;
-        if self.binding.method().is_stateful {
-            copy = Some(self.module.deep_copy().map_err(|error| load_failure(&error))?);
-        }
-        let module = copy.as_mut().unwrap_or(&mut self.module);
-        for inputs in &runs {
-            for _ in 0..self.config.warmup.iterations {
-                let execution = match execute(module, &self.binding, self.device, inputs) {
-                    Ok(execution) => execution,
-                    Err(EngineError::Refused(why)) if self.config.warmup.inputs.is_empty() => {
-                        tracing::warn!(
-                            model = self.config.name.as_str(),
-                            "warm-up skipped: the model refuses zeros ({why}); give model.warmup.inputs values that it takes, or \
-                             the first requests will be slow"
-                        );
-                        return Ok(self.binding.signature().clone());
-                    }
-                    Err(error) => return Err(warmup_failure(&error)),
-                };
-                self.binding.learn(&execution.outputs, inputs)?;
-            }
-        }
-        let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(model = self.config.name.as_str(), runs = runs.len(), elapsed_ms, "warmed up");
-        Ok(self.binding.signature().clone())
-    }
-
-    fn run(&mut self, inputs: &[EngineInput]) -> Result<Execution, EngineError> {
-        execute(&mut self.module, &self.binding, self.device, inputs)
-    }
-}
-
-fn execute(
-    module: &mut Module,
-    binding: &Binding,
-    device: tch::Device,
-    inputs: &[EngineInput],
-) -> Result<Execution, EngineError> {
-    let started = Instant::now();
-    let arguments = arguments(binding, device, inputs)?;
-    let laid_out = Instant::now();
-    let outputs =
-        module.run(&binding.method().name, &arguments).map_err(|error| engine_error(&error, binding, device))?;
-    let computed = Instant::now();
-    let outputs = named_outputs(binding, outputs)?;
-    let timings = ExecutionTimings {
-        compute_input: laid_out - started,
-        compute_infer: computed - laid_out,
-        compute_output: computed.elapsed(),
-    };
-    Ok(Execution { outputs, timings })
-}
-
-fn arguments(binding: &Binding, device: tch::Device, inputs: &[EngineInput]) -> Result<Vec<Argument>, EngineError> {
-    let mut arguments: Vec<Argument> = binding.method().arguments.iter().map(|_| Argument::Default).collect();
-    // A stateful method may keep an input as an attribute and write to it in a later call.
-    let must_copy = binding.method().mutates_inputs || binding.method().is_stateful;
-    for input in inputs {
-        let Some(parameter) = binding.parameters().get(input.index) else { continue };
-        let argument = convert::argument(input, parameter.kind, device, must_copy)?;
-        if let Some(slot) = arguments.get_mut(parameter.position) {
-            *slot = argument;
-        }
-    }
-    Ok(arguments)
-}
-
-fn named_outputs(binding: &Binding, outputs: Vec<Output>) -> Result<Vec<NamedTensor>, EngineError> {
-    let names = binding.output_names(&outputs)?;
-    let is_stateful = binding.method().is_stateful;
-    names
-        .into_iter()
-        .zip(outputs)
-        .map(|(name, output)| {
-            let tensor = convert::output(output.value, is_stateful)
-                .map_err(|message| EngineError::Failed(format!("output '{name}': {message}")))?;
-            Ok(NamedTensor { name, tensor })
-        })
-        .collect()
-}
-
-fn engine_error(error: &TorchError, binding: &Binding, device: tch::Device) -> EngineError {
-    match error.kind {
-        TorchErrorKind::OutOfMemory => EngineError::OutOfMemory(last_line(&error.message)),
-        // The text may be the request's own: only the device can say that it is lost.
-        TorchErrorKind::Device if device.is_cuda() && torch_shim::is_device_lost(device) => {
-            EngineError::DeviceLost(last_line(&error.message))
-        }
-        // An exception that the model raises, or an argument that its schema refuses, speaks of the request.
-        TorchErrorKind::Raised | TorchErrorKind::Argument => EngineError::Refused(last_line(&error.message)),
-        // An operator that fails may be the model's fault or the request's. Where datatypes and shapes were declared and
-        // checked, it is the model's.
-        _ if !binding.is_fully_declared() => EngineError::Refused(format!(
-            "{}; declare datatype and shape in model.inputs to have requests checked before they run",
-            last_line(&error.message)
-        )),
-        // An index out of range or a word that is not in the vocabulary looks like any other failed operator.
-        _ if binding.depends_on_values() => EngineError::Refused(last_line(&error.message)),
-        _ => {
-            tracing::error!(method = binding.method().name, "the model failed: {}", error.message);
-            EngineError::Failed(last_line(&error.message))
-        }
-    }
-}
-
-/// The interpreter puts a traceback of TorchScript source before the sentence that says what was wrong.
-fn last_line(message: &str) -> String {
-    let line = message.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or(message);
-    line.trim().trim_start_matches("RuntimeError: ").to_owned()
-}
-
 fn load_failure(error: &TorchError) -> Failure {
     let reason = match error.kind {
         TorchErrorKind::Operator => FailureReason::UnsupportedOperator,
@@ -249,24 +162,19 @@ fn load_failure(error: &TorchError) -> Failure {
         TorchErrorKind::OutOfMemory if error.message.contains("CUDA") => FailureReason::OutOfDeviceMemory,
         TorchErrorKind::OutOfMemory => FailureReason::OutOfHostMemory,
         TorchErrorKind::Device => FailureReason::DriverTooOld,
-        TorchErrorKind::Archive | TorchErrorKind::Raised | TorchErrorKind::Argument | TorchErrorKind::Torch => {
-            FailureReason::NotTorchScript
-        }
+        TorchErrorKind::Archive
+        | TorchErrorKind::Raised
+        | TorchErrorKind::Argument
+        | TorchErrorKind::Shape
+        | TorchErrorKind::Datatype
+        | TorchErrorKind::Index
+        | TorchErrorKind::Torch => FailureReason::NotTorchScript,
     };
     Failure::new(FailurePhase::Load, reason, error.message.clone())
 }
 
-fn warmup_failure(error: &EngineError) -> Failure {
-    let reason = match error {
-        EngineError::OutOfMemory(message) if message.contains("CUDA") => FailureReason::OutOfDeviceMemory,
-        EngineError::OutOfMemory(_) => FailureReason::OutOfHostMemory,
-        _ => FailureReason::WarmupFailed,
-    };
-    Failure::new(FailurePhase::Warmup, reason, error.to_string())
-}
-
 /// Loads an archive on the CPU and tells what is in it, for `inspect`.
-pub fn inspect(path: &Path) -> Result<ModuleFacts, Failure> {
-    let module = Module::load(path, tch::Device::Cpu).map_err(|error| load_failure(&error))?;
+pub fn inspect(archive: &File) -> Result<ModuleFacts, Failure> {
+    let module = Module::load_from(archive, tch::Device::Cpu).map_err(|error| load_failure(&error))?;
     module.describe().map_err(|error| load_failure(&error))
 }

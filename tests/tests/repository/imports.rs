@@ -36,14 +36,16 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
     ),
 ];
 
-/// For each crate of the runtime, the crates that it must not depend on, by any way, as `cargo tree` tells it.
+/// For each crate, the crates that it must not depend on, by any way, as `cargo tree` tells it.
 const MUST_NOT_DEPEND: &[(&str, &[&str])] = &[
     ("torchmodel-core", &["axum", "hyper", "tonic", "tch", "torch-sys", "torchmodel-server", "torchmodel-artifact"]),
     ("torchmodel-server", &["tch", "torch-sys", "torchmodel-artifact", "torchmodel-torch"]),
     ("torchmodel-artifact", &["axum", "tonic", "tch", "torch-sys", "torchmodel-core"]),
     ("torchmodel-torch", &["axum", "hyper", "tonic", "torchmodel-server", "torchmodel-artifact"]),
     ("torchmodel-operator", &["tch", "torch-sys", "tonic", "torchmodel-core"]),
-    ("torchmodel-crds", &["axum", "tonic", "tch", "reqwest"]),
+    ("torchmodel-runtime", &["kube", "k8s-openapi"]),
+    // Without its features, as the core has it.
+    ("torchmodel-crds", &["axum", "tonic", "tch", "reqwest", "kube", "k8s-openapi", "schemars", "serde_yaml"]),
 ];
 
 fn is_in(file: &File, parts: &[&str]) -> bool {

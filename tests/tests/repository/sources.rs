@@ -37,6 +37,76 @@ fn no_module_is_called_mod_or_after_nothing() {
     assert_none("names of modules", &found);
 }
 
+/// Line and first name of each import at the top level of a file, those of the public and of optional ones left out.
+fn imports(text: &str) -> Vec<(usize, &str)> {
+    let mut found = Vec::new();
+    let mut previous = "";
+    for (index, line) in text.lines().enumerate() {
+        if let Some(path) = line.strip_prefix("use ")
+            && !previous.starts_with("#[")
+        {
+            found.push((index, path.split([':', ';', ' ']).next().unwrap_or_default()));
+        }
+        previous = line;
+    }
+    found
+}
+
+/// What is wrong with a file's imports: one `use` for each crate, in three groups (std, other crates, this crate) with a blank line
+/// between them. rustfmt sorts within a group; it makes the groups in its unstable versions alone.
+fn misplaced_imports(text: &str) -> Vec<String> {
+    let rank = |root: &str| match root {
+        "std" | "core" | "alloc" => 0,
+        "crate" | "self" | "super" => 2,
+        own if text.contains(&format!("\nmod {own};")) || text.contains(&format!("\npub mod {own};")) => 3,
+        _ => 1,
+    };
+    let lines: Vec<&str> = text.lines().collect();
+    let mut breaches = Vec::new();
+    let mut earlier: Vec<&str> = Vec::new();
+    for (index, root) in imports(text) {
+        let number = index + 1;
+        let follows_blank = index.checked_sub(1).and_then(|above| lines.get(above)).is_none_or(|line| line.is_empty());
+        let last = earlier.last().copied().unwrap_or(root);
+        if rank(root) == 3 {
+            breaches.push(format!("{number}: write self::{root}"));
+        } else if earlier.contains(&root) {
+            breaches.push(format!("{number}: {root} is imported from above already; nest the paths"));
+        } else if rank(root) < rank(last) {
+            breaches.push(format!("{number}: {root} stands above {last}"));
+        } else if (rank(root) != rank(last) || earlier.is_empty()) != follows_blank {
+            breaches.push(format!("{number}: a blank line stands between groups and nowhere else"));
+        }
+        earlier.push(root);
+    }
+    breaches
+}
+
+#[test]
+fn imports_stand_once_for_each_crate_in_the_order_std_others_own() {
+    let misplaced = |file: super::File| {
+        misplaced_imports(&file.text).into_iter().map(move |breach| format!("{}:{breach}", file.path))
+    };
+    let found: Vec<String> = files(".rs").into_iter().flat_map(misplaced).collect();
+    assert_none("imports", &found);
+}
+
+#[test]
+fn a_misplaced_import_is_found_and_a_good_one_is_not() {
+    let good = "//! It.\n\nmod a;\n\nuse std::{\n    fs,\n    io,\n};\n\nuse bytes::Bytes;\nuse tokio::net;\n\nuse self::a::B;\nuse crate::c;\n";
+    assert_eq!(misplaced_imports(good), [""; 0]);
+    for (wrong, number) in [
+        (good.replace("use tokio", "use std::a;\nuse tokio"), 11),
+        (good.replace("\n\nuse bytes", "\nuse bytes"), 9),
+        (good.replace("\nuse tokio", "\n\nuse tokio"), 12),
+        (good.replace("use self::a::B;\nuse crate::c;\n", "use crate::c;\n\nuse uuid::U;\n"), 15),
+        (good.replace("self::a::B", "a::B"), 13),
+    ] {
+        let found = misplaced_imports(&wrong);
+        assert!(found.len() == 1 && found[0].starts_with(&format!("{number}: ")), "{number}: {found:?}");
+    }
+}
+
 #[test]
 fn nothing_is_left_to_do_in_the_code() {
     // Written apart, so that this file does not hold them.

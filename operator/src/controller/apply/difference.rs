@@ -1,8 +1,8 @@
-//! Whether a live object already holds everything that is wanted.
+//! Whether a live object already holds everything that is desired.
 //!
 //! The API server adds defaults, and other managers their own fields: both are left alone, as with server-side apply itself.
-//! Invariant: what compares as covered would not be changed by applying it again. (A field that is no longer wanted is noticed
-//! by the annotation with the hash of what was applied, which is part of what is wanted.)
+//! Invariant: what compares as covered would not be changed by applying it again. (A field that is no longer desired is noticed
+//! by the annotation with the hash of what was applied, which is part of what is desired.)
 
 use serde_json::{Map, Value};
 
@@ -11,41 +11,41 @@ const QUANTITY_FIELDS: [&str; 4] = ["limits", "requests", "sizeLimit", "divisor"
 /// What tells the items of a list apart, by falling precedence.
 const ITEM_KEYS: [&str; 5] = ["mountPath", "containerPort", "uid", "port", "name"];
 
-/// True when `live` holds each value of `wanted`.
-pub fn covers(live: &Value, wanted: &Value) -> bool {
-    is_covered(Some(live), wanted, false)
+/// True when `live` holds each value of `desired`.
+pub fn covers(live: &Value, desired: &Value) -> bool {
+    is_covered(Some(live), desired, false)
 }
 
-fn is_covered(live: Option<&Value>, wanted: &Value, is_quantity: bool) -> bool {
-    let Some(live) = live else { return is_empty(wanted) };
-    match (live, wanted) {
-        (Value::Object(live), Value::Object(wanted)) => object_is_covered(live, wanted, is_quantity),
-        (Value::Array(live), Value::Array(wanted)) => list_is_covered(live, wanted),
-        (Value::String(live), Value::String(wanted)) if is_quantity => {
-            live == wanted || quantity(live).is_some_and(|value| Some(value) == quantity(wanted))
+fn is_covered(live: Option<&Value>, desired: &Value, is_quantity: bool) -> bool {
+    let Some(live) = live else { return is_empty(desired) };
+    match (live, desired) {
+        (Value::Object(live), Value::Object(desired)) => object_is_covered(live, desired, is_quantity),
+        (Value::Array(live), Value::Array(desired)) => list_is_covered(live, desired),
+        (Value::String(live), Value::String(desired)) if is_quantity => {
+            live == desired || quantity(live).is_some_and(|value| Some(value) == quantity(desired))
         }
-        (live, wanted) => live == wanted,
+        (live, desired) => live == desired,
     }
 }
 
-fn object_is_covered(live: &Map<String, Value>, wanted: &Map<String, Value>, is_quantity: bool) -> bool {
-    wanted.iter().all(|(key, value)| {
+fn object_is_covered(live: &Map<String, Value>, desired: &Map<String, Value>, is_quantity: bool) -> bool {
+    desired.iter().all(|(key, value)| {
         let is_quantity = is_quantity || QUANTITY_FIELDS.contains(&key.as_str());
         is_covered(live.get(key), value, is_quantity)
     })
 }
 
 /// Items with a key are looked up by it; other lists must be equal in length and order.
-fn list_is_covered(live: &[Value], wanted: &[Value]) -> bool {
-    let key = ITEM_KEYS.into_iter().find(|key| wanted.iter().all(|item| item.get(key).is_some()));
+fn list_is_covered(live: &[Value], desired: &[Value]) -> bool {
+    let key = ITEM_KEYS.into_iter().find(|key| desired.iter().all(|item| item.get(key).is_some()));
     match key {
-        Some(key) if !wanted.is_empty() => wanted.iter().all(|item| {
+        Some(key) if !desired.is_empty() => desired.iter().all(|item| {
             let same = live.iter().find(|candidate| candidate.get(key) == item.get(key));
             same.is_some_and(|same| is_covered(Some(same), item, false))
         }),
         _ => {
-            live.len() == wanted.len()
-                && live.iter().zip(wanted).all(|(live, item)| is_covered(Some(live), item, false))
+            live.len() == desired.len()
+                && live.iter().zip(desired).all(|(live, item)| is_covered(Some(live), item, false))
         }
     }
 }
@@ -100,15 +100,15 @@ mod tests {
 
     #[test]
     fn defaults_and_other_managers_fields_are_left_alone() {
-        let wanted = json!({"spec": {"ports": [{"port": 80, "name": "http"}], "selector": {"a": "b"}}});
+        let desired = json!({"spec": {"ports": [{"port": 80, "name": "http"}], "selector": {"a": "b"}}});
         let live = json!({"spec": {"clusterIP": "10.0.0.1", "selector": {"a": "b"},
             "ports": [{"port": 443}, {"port": 80, "name": "http", "protocol": "TCP", "targetPort": 80}]}, "status": {}});
-        assert!(covers(&live, &wanted));
+        assert!(covers(&live, &desired));
     }
 
     #[test]
     fn a_changed_or_missing_value_is_a_difference() {
-        let wanted = json!({"spec": {"replicas": 2, "env": [{"name": "A", "value": "1"}], "args": ["serve", "x"]}});
+        let desired = json!({"spec": {"replicas": 2, "env": [{"name": "A", "value": "1"}], "args": ["serve", "x"]}});
         for live in [
             json!({"spec": {"replicas": 3, "env": [{"name": "A", "value": "1"}], "args": ["serve", "x"]}}),
             json!({"spec": {"replicas": 2, "env": [{"name": "A", "value": "2"}], "args": ["serve", "x"]}}),
@@ -117,7 +117,7 @@ mod tests {
             json!({"spec": {"replicas": 2, "env": [{"name": "A", "value": "1"}], "args": ["x", "serve"]}}),
             json!({"spec": {"env": [{"name": "A", "value": "1"}], "args": ["serve", "x"]}}),
         ] {
-            assert!(!covers(&live, &wanted), "{live}");
+            assert!(!covers(&live, &desired), "{live}");
         }
     }
 
@@ -130,9 +130,9 @@ mod tests {
 
     #[test]
     fn quantities_are_compared_by_value_and_other_texts_are_not() {
-        for (live, wanted) in [("1", "1000m"), ("500m", "0.5"), ("1Gi", "1024Mi"), ("1k", "1e3"), ("2G", "2000M")] {
-            assert!(covers(&json!({"limits": {"x": live}}), &json!({"limits": {"x": wanted}})), "{live} {wanted}");
-            assert!(!covers(&json!({"value": live}), &json!({"value": wanted})), "{live} {wanted}");
+        for (live, desired) in [("1", "1000m"), ("500m", "0.5"), ("1Gi", "1024Mi"), ("1k", "1e3"), ("2G", "2000M")] {
+            assert!(covers(&json!({"limits": {"x": live}}), &json!({"limits": {"x": desired}})), "{live} {desired}");
+            assert!(!covers(&json!({"value": live}), &json!({"value": desired})), "{live} {desired}");
         }
         assert!(!covers(&json!({"limits": {"x": "1"}}), &json!({"limits": {"x": "1Gi"}})));
         assert!(!covers(&json!({"limits": {"x": "a"}}), &json!({"limits": {"x": "b"}})));

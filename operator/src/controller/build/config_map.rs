@@ -22,7 +22,7 @@ struct ModelConfiguration<'a> {
     model: &'a ModelSpec,
 }
 
-/// The revision that is wanted.
+/// The revision that is desired.
 pub fn build_config_map(model: &ValidatedModel) -> Result<ConfigMap, Error> {
     let configuration = ModelConfiguration { source: &model.source, model: &model.model };
     let hash = content_hash(&configuration)?;

@@ -12,7 +12,7 @@ use kube::ResourceExt as _;
 use super::{Error, TEMPLATE_LABEL, content_hash, metadata, pod::build_pod_template, selector, short};
 use crate::controller::validate::ValidatedModel;
 
-/// Old templates kept: the wanted one and the one before.
+/// Old templates kept: the desired one and the one before.
 const REVISION_HISTORY: i32 = 2;
 
 /// A Deployment of the model's name, whose pods read `config_map`.

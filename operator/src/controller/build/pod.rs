@@ -23,7 +23,7 @@ const CACHE_MOUNT: &str = "/var/cache/torchmodel";
 const TEMPORARY_MOUNT: &str = "/tmp";
 /// The user "nonroot" of common base images.
 const USER: i64 = 65532;
-/// How long a pod that was told to stop goes on answering, since load balancers go on sending.
+/// How long a terminating pod goes on answering, since load balancers go on sending.
 const SHUTDOWN_DELAY: Span = Span { flag: "--shutdown-delay", variable: "TORCHMODEL_SHUTDOWN_DELAY", default: "3s" };
 /// How long requests in flight may take after that.
 const DRAIN_TIMEOUT: Span = Span { flag: "--drain-timeout", variable: "TORCHMODEL_DRAIN_TIMEOUT", default: "30s" };

@@ -9,19 +9,19 @@ use torchmodel_crds::{FailurePhase, FailureReason, LastFailure};
 use super::Rollout;
 use crate::controller::error::{Error, Reason, chain};
 
-/// The wanted spec is what serves, with enough pods.
+/// The desired spec is what serves, with enough pods.
 pub const READY: &str = "Ready";
 /// Someone can call the model, though a rollout may run or fail.
 const AVAILABLE: &str = "Available";
 /// A rollout runs.
 const PROGRESSING: &str = "Progressing";
-/// The wanted artifact was fetched and is what its digest says.
+/// The desired artifact was fetched and is what its digest says.
 const ARTIFACT_READY: &str = "ArtifactReady";
-/// The wanted model was loaded and warmed up.
+/// The desired model was loaded and warmed up.
 const MODEL_LOADED: &str = "ModelLoaded";
 /// Something is wrong.
 const DEGRADED: &str = "Degraded";
-/// The status is not yet what is wanted (kstatus).
+/// The status is not yet what is desired (kstatus).
 const RECONCILING: &str = "Reconciling";
 /// It will not become so without a change (kstatus).
 const STALLED: &str = "Stalled";
@@ -36,13 +36,13 @@ pub struct Facts<'a> {
     pub error: Option<&'a Error>,
     /// Of the Deployment as it is, if there is one.
     pub rollout: Option<&'a Rollout>,
-    /// Of the wanted pods, now.
+    /// Of the desired pods, now.
     pub failure: Option<&'a LastFailure>,
-    /// Whether a wanted pod serves.
+    /// Whether a desired pod serves.
     pub has_ready_pod: bool,
     /// Whether the manifest names a digest.
     pub has_digest: bool,
-    /// Name of the wanted revision.
+    /// Name of the desired revision.
     pub revision: Option<String>,
 }
 
@@ -110,13 +110,13 @@ fn is_serving(facts: &Facts<'_>) -> bool {
 }
 
 fn revision<'a>(facts: &'a Facts<'_>) -> &'a str {
-    facts.revision.as_deref().unwrap_or("the wanted revision")
+    facts.revision.as_deref().unwrap_or("the desired revision")
 }
 
 fn ready(facts: &Facts<'_>) -> Verdict {
     if let Some(rollout) = facts.rollout.filter(|_| is_serving(facts)) {
         return match rollout.desired {
-            0 => ("True", "ScaledToZero", "no pods are wanted and none run".to_owned()),
+            0 => ("True", "ScaledToZero", "no pods are desired and none run".to_owned()),
             desired => ("True", "Serving", format!("{} of {desired} pods serve {}", rollout.ready, revision(facts))),
         };
     }
@@ -151,7 +151,7 @@ fn available(facts: &Facts<'_>) -> Verdict {
         Some(rollout) if rollout.ready > 0 => {
             ("True", "MinimumAvailable", format!("{} pods take requests", rollout.ready))
         }
-        Some(rollout) if rollout.desired == 0 => ("False", "ScaledToZero", "no pods are wanted".to_owned()),
+        Some(rollout) if rollout.desired == 0 => ("False", "ScaledToZero", "no pods are desired".to_owned()),
         Some(_) => ("False", "NoPodReady", "no pod takes requests".to_owned()),
         None if facts.error.is_some() => ("False", "NoPodReady", "there are no pods".to_owned()),
         None => ("Unknown", "DeploymentUnknown", "the Deployment does not exist yet".to_owned()),
@@ -192,7 +192,7 @@ fn artifact_ready(facts: &Facts<'_>) -> Verdict {
             is_there()
         }
         _ if has_served(facts) => is_there(),
-        _ => ("Unknown", "WaitingForPod", "no pod of the wanted revision has fetched the artifact yet".to_owned()),
+        _ => ("Unknown", "WaitingForPod", "no pod of the desired revision has fetched the artifact yet".to_owned()),
     }
 }
 
@@ -202,7 +202,7 @@ fn model_loaded(facts: &Facts<'_>) -> Verdict {
             ("False", failure.reason.as_str(), failure.message.clone())
         }
         _ if has_served(facts) => ("True", "WarmedUp", "the model was loaded and warmed up".to_owned()),
-        _ => ("Unknown", "WaitingForPod", "no pod of the wanted revision has loaded the model yet".to_owned()),
+        _ => ("Unknown", "WaitingForPod", "no pod of the desired revision has loaded the model yet".to_owned()),
     }
 }
 

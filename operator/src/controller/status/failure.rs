@@ -1,4 +1,4 @@
-//! Why pods of the wanted revision do not serve, from what the kubelet and the runtime wrote into the pods' status.
+//! Why pods of the desired revision do not serve, from what the kubelet and the runtime wrote into the pods' status.
 //!
 //! Pure. The runtime's own word (one JSON line in the termination message) goes before what can be concluded from the outside.
 //! Invariants: a pod that is ready has not failed; the most frequent reason of all pods wins; a failure that stays the same keeps

@@ -8,7 +8,7 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition};
 /// A Deployment's rollout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rollout {
-    /// Pods wanted.
+    /// Pods desired.
     pub desired: i32,
     /// Pods that exist.
     pub total: i32,

@@ -9,9 +9,11 @@ mod server;
 mod tls;
 mod versitygw;
 
-use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use sha2::{Digest, Sha256};
 use torchmodel_artifact::{

@@ -1,12 +1,17 @@
 //! Several processes on one cache: one that is killed midway, and two at once.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
 
 use torchmodel_crds::ModelSource;
 
-use crate::server::{FaultServer, Reply};
-use crate::{Puller, await_condition, content, read, source};
+use crate::{
+    Puller, await_condition, content, read,
+    server::{FaultServer, Reply},
+    source,
+};
 
 const SIZE: usize = 300_000;
 const CUT: usize = 100_000;

@@ -2,8 +2,11 @@
 
 use torchmodel_crds::{FailurePhase, FailureReason, ModelSource, S3Spec};
 
-use crate::server::{FaultServer, Reply};
-use crate::{Puller, content, digest, read, source};
+use crate::{
+    Puller, content, digest, read,
+    server::{FaultServer, Reply},
+    source,
+};
 
 const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "key-id"), ("AWS_SECRET_ACCESS_KEY", "hunter2")];
 const SIZE: usize = 200_000;

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use torchmodel_crds::{FailureReason, ModelSource, S3Spec};
 
-use crate::server::{FaultServer, Reply};
-use crate::{Puller, source};
+use crate::{
+    Puller,
+    server::{FaultServer, Reply},
+    source,
+};
 
 const FAR: &str = "2099-01-01T00:00:00Z";
 

@@ -1,16 +1,20 @@
 //! `https://` and S3 over TLS, with an authority of the test's own.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::ServerConfig;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{
+    ServerConfig,
+    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+};
 use tokio_rustls::TlsAcceptor;
 use torchmodel_crds::{FailureReason, ModelSource, S3Spec};
 
-use crate::server::{FaultServer, Reply};
-use crate::{Puller, content, read, source};
+use crate::{
+    Puller, content, read,
+    server::{FaultServer, Reply},
+    source,
+};
 
 /// An authority's certificate as a file, and a server for `localhost` that it signed.
 fn authority(dir: &tempfile::TempDir) -> (PathBuf, TlsAcceptor) {

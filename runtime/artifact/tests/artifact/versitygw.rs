@@ -1,12 +1,16 @@
 //! A real S3 server, versitygw, on a folder of its own.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
 
-use object_store::ObjectStoreExt;
-use object_store::aws::{AmazonS3, AmazonS3Builder};
-use object_store::path::Path as Key;
+use object_store::{
+    ObjectStoreExt,
+    aws::{AmazonS3, AmazonS3Builder},
+    path::Path as Key,
+};
 use torchmodel_crds::{FailureReason, ModelSource, S3Spec};
 
 use crate::{Puller, await_condition, content, digest, read, source};

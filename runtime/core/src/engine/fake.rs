@@ -1,22 +1,30 @@
-//! An engine of plain functions: models for tests that need no libtorch.
+//! Engines for tests that need no libtorch: one of plain functions, and one with a [`device`] of literal delays.
 //!
-//! [`FakeModel`] describes one and starts it in a repository. Invariant: a fake goes through the same scheduler, checks and
+//! [`FakeModel`] describes a model and starts it in a repository. Invariant: a fake goes through the same scheduler, checks and
 //! splitting as a real model.
 
-use std::{sync::Arc, time::Duration};
+pub mod device;
+
+use std::sync::Arc;
 
 use torchmodel_crds::{BatchingSpec, DataType, Failure, ModelSpec};
 
+use self::device::FakeDevice;
 use crate::{
+    binding::Binding,
     config::ModelConfig,
-    engine::{Engine, EngineError, EngineInput, Execution, ExecutionTimings, LoadedModel},
+    engine::{BoxedInstance, EngineError, EngineInput, Execution, ExecutionTimings, Instance, boxed},
     inference::NamedTensor,
+    interface::{Interface, MethodInterface, ValueType},
+    loader::LoadedModel,
     metrics::Metrics,
     model_key::ModelVersion,
+    plan::{DeviceKind, ExecutionPlan, Machine},
     repository::{ModelRepository, ModelState},
     signature::{InputSignature, OutputSignature, Signature},
     tensor::Tensor,
     version::Version,
+    warmup::Warmup,
 };
 
 /// What a fake model computes: the inputs that are there, in the signature's order, to its outputs.
@@ -27,27 +35,35 @@ pub struct FakeModel {
     name: String,
     signature: Signature,
     spec: ModelSpec,
+    instance: Arc<dyn Fn() -> BoxedInstance>,
+}
+
+struct FakeInstance {
     compute: Arc<Compute>,
 }
 
-struct FakeEngine {
-    signature: Signature,
-    compute: Arc<Compute>,
+impl Instance for FakeInstance {
+    type Staged = Vec<EngineInput>;
+    type Ticket = Vec<NamedTensor>;
+
+    fn stage(&mut self, inputs: Vec<EngineInput>) -> Result<Self::Staged, EngineError> {
+        Ok(inputs)
+    }
+
+    fn launch(&mut self, staged: Self::Staged) -> Result<Self::Ticket, EngineError> {
+        (self.compute)(&staged)
+    }
+
+    fn finish(&mut self, outputs: Self::Ticket) -> Result<Execution, EngineError> {
+        Ok(Execution { outputs, timings: ExecutionTimings::default() })
+    }
 }
 
-impl Engine for FakeEngine {
-    fn start(&mut self) -> Result<Signature, Failure> {
-        Ok(self.signature.clone())
-    }
-
-    fn run(&mut self, inputs: &[EngineInput]) -> Result<Execution, EngineError> {
-        let timings = ExecutionTimings {
-            compute_input: Duration::ZERO,
-            compute_infer: Duration::ZERO,
-            compute_output: Duration::ZERO,
-        };
-        Ok(Execution { outputs: (self.compute)(inputs)?, timings })
-    }
+fn instances_of(
+    compute: impl Fn(&[EngineInput]) -> Result<Vec<NamedTensor>, EngineError> + Send + Sync + 'static,
+) -> Arc<dyn Fn() -> BoxedInstance> {
+    let compute: Arc<Compute> = Arc::new(compute);
+    Arc::new(move || boxed(FakeInstance { compute: Arc::clone(&compute) }))
 }
 
 impl FakeModel {
@@ -55,7 +71,7 @@ impl FakeModel {
     #[must_use]
     pub fn new(name: &str) -> Self {
         let signature = Signature { are_outputs_known: true, ..Signature::default() };
-        Self { name: name.into(), signature, spec: ModelSpec::default(), compute: Arc::new(|_| Ok(Vec::new())) }
+        Self { name: name.into(), signature, spec: ModelSpec::default(), instance: instances_of(|_| Ok(Vec::new())) }
     }
 
     /// A model that gives its one input `input` back as `output`.
@@ -70,7 +86,14 @@ impl FakeModel {
     #[must_use]
     pub fn input(mut self, name: &str, datatype: DataType, shape: &[i64]) -> Self {
         let (datatype, shape) = (Some(datatype), Some(shape.to_vec()));
-        let input = InputSignature { name: name.into(), datatype, shape, is_optional: false, is_batched: false };
+        let input = InputSignature {
+            name: name.into(),
+            datatype,
+            shape,
+            is_optional: false,
+            is_batched: false,
+            is_flattened: false,
+        };
         self.signature.inputs.push(input);
         self
     }
@@ -105,8 +128,43 @@ impl FakeModel {
         mut self,
         compute: impl Fn(&[EngineInput]) -> Result<Vec<NamedTensor>, EngineError> + Send + Sync + 'static,
     ) -> Self {
-        self.compute = Arc::new(compute);
+        self.instance = instances_of(compute);
         self
+    }
+
+    /// Computes on `device`, which gives the inputs back as outputs.
+    #[must_use]
+    pub fn on(mut self, device: &FakeDevice) -> Self {
+        let device = device.clone();
+        self.instance = Arc::new(move || device.instance());
+        self
+    }
+
+    /// The configuration, every default filled in.
+    ///
+    /// # Errors
+    /// The configuration's.
+    pub fn config(&self) -> Result<ModelConfig, String> {
+        ModelConfig::check(&self.spec, Some(self.name.clone()))
+    }
+
+    /// The model in memory, without a warm-up, as `config` says.
+    ///
+    /// # Errors
+    /// The plan's.
+    pub fn load(self, config: &ModelConfig) -> Result<LoadedModel, Failure> {
+        let method = MethodInterface {
+            name: config.method.clone(),
+            arguments: Vec::new(),
+            returns: ValueType::Tensor,
+            is_stateful: self.signature.is_stateful,
+            mutates_inputs: false,
+        };
+        let interface = Interface { methods: vec![method.clone()] };
+        let plan = ExecutionPlan::of(&interface, config, &Machine::with_devices(vec![DeviceKind::Cpu]))?;
+        let instances: Vec<BoxedInstance> = plan.placements.iter().map(|_| (self.instance)()).collect();
+        let binding = Binding::of_signature(method, self.signature);
+        Ok(LoadedModel { binding, plan, warmup: Warmup::default(), instances })
     }
 
     /// Starts the model's instances and puts it into `repository`.
@@ -114,15 +172,9 @@ impl FakeModel {
     /// # Errors
     /// The configuration's, or the thread's that could not start.
     pub fn serve(self, repository: &ModelRepository, metrics: &Metrics) -> Result<(), String> {
-        let config = ModelConfig::check(&self.spec, Some(self.name.clone()))?;
+        let config = self.config()?;
         let name = config.name.clone();
-        let engines = (0..config.instances)
-            .map(|_| {
-                let engine = FakeEngine { signature: self.signature.clone(), compute: Arc::clone(&self.compute) };
-                Box::new(engine) as Box<dyn Engine>
-            })
-            .collect();
-        let loaded = LoadedModel { signature: self.signature, engines };
+        let loaded = self.load(&config).map_err(|failure| failure.message)?;
         let model = Version::start(loaded, config, metrics.model(&name, ModelVersion::FIRST), Arc::new(|_| {}));
         let model = model.map_err(|failure| failure.message)?;
         repository.set(&name, ModelState::Ready(Arc::new(model)));
@@ -135,9 +187,12 @@ impl FakeModel {
 /// # Errors
 /// `Failed` when they do not fit its shape, which would be the scheduler's mistake.
 pub fn join(input: &EngineInput) -> Result<Tensor, EngineError> {
-    let data = match input.parts.as_slice() {
-        [only] => only.clone(),
-        parts => parts.concat().into(),
+    let failed = |why: String| EngineError::Failed(why);
+    let parts: Option<Vec<_>> = input.parts.iter().map(|part| part.host()).collect();
+    let data = match parts.as_deref() {
+        Some([only]) => (*only).clone(),
+        Some(parts) => parts.iter().flat_map(|part| part.iter().copied()).collect::<Vec<u8>>().into(),
+        None => return Err(failed(format!("input {} is not in the host's memory", input.index))),
     };
-    Tensor::new(input.datatype, input.shape.clone(), data).map_err(|error| EngineError::Failed(error.to_string()))
+    Tensor::new(input.datatype, input.shape.clone(), data).map_err(|error| failed(error.to_string()))
 }

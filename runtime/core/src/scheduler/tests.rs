@@ -1,75 +1,139 @@
-//! What a scheduler does when an instance can never work again. Batches, queues and deadlines are shown over the protocols.
+//! What a scheduler does with an engine that overlaps, fails, panics or is lost. Queues and deadlines are shown over the protocols.
 
-use std::time::Duration;
+mod failures;
+mod overlap;
+mod queue;
+
+use std::{
+    sync::Condvar,
+    task::{Context, Poll, Wake, Waker},
+    thread::Thread,
+    time::Duration,
+};
 
 use bytes::Bytes;
 
 use super::*;
 use crate::{
+    engine::fake::{FakeModel, device::FakeDevice},
     metrics::Metrics,
     model_key::ModelVersion,
     tensor::{DataType, Tensor},
 };
 
-struct LostDevice;
+/// A scheduler, and what it reports as fatal.
+struct Started {
+    scheduler: Scheduler,
+    fatal: Mutex<mpsc::Receiver<Failure>>,
+}
 
-impl Engine for LostDevice {
-    fn start(&mut self) -> Result<Signature, Failure> {
-        Ok(Signature::default())
+impl Started {
+    fn of(model: FakeModel) -> Self {
+        Self::planned(model, |_| {})
     }
 
-    fn run(&mut self, _: &[EngineInput]) -> Result<Execution, EngineError> {
-        Err(EngineError::DeviceLost("it fell off the bus".to_owned()))
+    /// With a plan that differs from what the configuration says.
+    fn planned(model: FakeModel, change: impl FnOnce(&mut ExecutionPlan)) -> Self {
+        let (report, fatal) = mpsc::channel();
+        let report = Mutex::new(report);
+        let config = SchedulerConfig {
+            model: "m".parse().unwrap(),
+            metrics: Metrics::new().model(&"m".parse().unwrap(), ModelVersion::FIRST),
+            on_fatal: Arc::new(move |failure| drop(report.lock().unwrap().send(failure))),
+        };
+        let model_config = model.config().unwrap();
+        let mut loaded = model.load(&model_config).unwrap();
+        change(&mut loaded.plan);
+        Self { scheduler: Scheduler::start(loaded, config).unwrap(), fatal: Mutex::new(fatal) }
+    }
+
+    /// Submits one row of one byte.
+    fn submit(&self, value: u8) -> Reply {
+        self.try_submit(row(value), None).unwrap()
+    }
+
+    /// Submits one and returns once the instance has taken it.
+    fn occupy(&self, value: u8) -> Reply {
+        let reply = self.submit(value);
+        while self.scheduler.queue.depth() > 0 {
+            thread::yield_now();
+        }
+        reply
+    }
+
+    fn try_submit(&self, data: Bytes, deadline: Option<Instant>) -> Result<Reply, InferError> {
+        let tensor = Tensor::new(DataType::Uint8, vec![1, i64::try_from(data.len()).unwrap()], data).unwrap();
+        self.scheduler.submit(CheckedInputs { tensors: vec![Some(tensor)], rows: 1, key: Some(0) }, deadline)
+    }
+
+    /// Returns once the instance's thread waits for requests.
+    fn await_idle(&self) {
+        while !self.scheduler.queue.is_idle() {
+            thread::yield_now();
+        }
+    }
+
+    fn messages(self) -> Vec<String> {
+        self.scheduler.close();
+        self.scheduler.join();
+        self.fatal.lock().unwrap().try_iter().map(|failure| failure.message).collect()
     }
 }
 
-/// A scheduler of that engine, and what it reports as fatal.
-fn scheduler(engine: impl Engine + 'static) -> (Scheduler, mpsc::Receiver<Failure>) {
-    let (report, fatal) = mpsc::channel();
-    let config = SchedulerConfig {
-        batcher: BatcherConfig { max_rows: 1, max_delay: Duration::ZERO, max_queue: 8 },
-        model: "m".parse().unwrap(),
-        metrics: Metrics::new().model(&"m".parse().unwrap(), ModelVersion::FIRST),
-        on_fatal: Arc::new(move |failure| drop(report.send(failure))),
-    };
-    (Scheduler::start(vec![Box::new(engine)], config).unwrap().0, fatal)
+fn row(value: u8) -> Bytes {
+    Bytes::from(vec![value])
 }
 
-fn inputs(data: Bytes) -> CheckedInputs {
-    let shape = vec![i64::try_from(data.len()).unwrap()];
-    let tensor = Tensor::new(DataType::Uint8, shape, data).unwrap();
-    CheckedInputs { tensors: vec![Some(tensor)], rows: 1, key: None }
+/// A model on that device that takes and gives rows of one byte, at most so many at a time.
+fn rows_on(device: &FakeDevice, max_batch_size: u32) -> FakeModel {
+    FakeModel::identity("m", DataType::Uint8, &[-1, 1]).batching(max_batch_size).on(device)
 }
 
-#[test]
-fn a_lost_device_is_told_to_the_client_and_ends_the_process() {
-    let (scheduler, fatal) = scheduler(LostDevice);
-    let reply = scheduler.submit(inputs(Bytes::from_static(b"x")), None).unwrap();
-    let error = reply.blocking_recv().unwrap().unwrap_err();
-    assert_eq!(error, InferError::Internal("the device is lost: it fell off the bus".to_owned()));
-    assert_eq!(fatal.recv().unwrap().message, "the device is lost: it fell off the bus");
-}
+struct Unpark(Thread);
 
-/// Panics on the thread that gives the data back, outside the engine.
-struct Explosive;
-
-impl AsRef<[u8]> for Explosive {
-    fn as_ref(&self) -> &[u8] {
-        b"x"
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 
-impl Drop for Explosive {
+/// Waits for an answer on this thread.
+fn wait(reply: Reply) -> Result<Answer, InferError> {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut reply = std::pin::pin!(reply);
+    loop {
+        match reply.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(answer) => return answer,
+            Poll::Pending => thread::park_timeout(Duration::from_secs(20)),
+        }
+    }
+}
+
+/// The one byte of an answer.
+fn value(answer: Result<Answer, InferError>) -> Result<u8, InferError> {
+    Ok(answer?.outputs[0].tensor.data()[0])
+}
+
+/// Holds whoever passes until it is opened.
+#[derive(Clone, Default)]
+struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    fn pass(&self) {
+        drop(self.0.1.wait_while(self.0.0.lock().unwrap(), |is_open| !*is_open).unwrap());
+    }
+}
+
+/// Opens when dropped, so that a failed test does not hold its scheduler.
+struct Opens(Gate);
+
+impl Drop for Opens {
     fn drop(&mut self) {
-        assert!(std::thread::current().name() != Some("instance-0"), "the input exploded");
+        self.0.open();
     }
-}
-
-#[test]
-fn a_thread_that_panics_is_told_and_its_requests_are_not_left_waiting() {
-    let (scheduler, fatal) = scheduler(LostDevice);
-    let reply = scheduler.submit(inputs(Bytes::from_owner(Explosive)), None).unwrap();
-    drop(reply.blocking_recv());
-    let messages: Vec<String> = [fatal.recv(), fatal.recv()].map(|failure| failure.unwrap().message).into();
-    assert_eq!(messages, ["the device is lost: it fell off the bus", "instance 0 panicked; the log says where"]);
 }

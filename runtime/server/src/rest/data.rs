@@ -78,7 +78,7 @@ impl From<AdmissionError> for Failure {
 
 /// Passes over the array that comes next and gives its `expected` elements as little-endian, row-major bytes, which keep the part
 /// of `reservation` that was taken for them.
-#[allow(clippy::redundant_closure_for_method_calls, reason = "a method's path is of one lifetime only")]
+#[expect(clippy::redundant_closure_for_method_calls, reason = "a method's path is of one lifetime only")]
 pub(super) fn parse(
     cursor: &mut Cursor<'_>,
     datatype: DataType,
@@ -108,7 +108,7 @@ pub(super) fn parse(
             value.map(bf16::to_le_bytes)
         }),
         DataType::Fp32 => scan.fixed(reservation, |cursor| {
-            #[allow(clippy::cast_possible_truncation, reason = "exact for what is not finite")]
+            #[expect(clippy::cast_possible_truncation, reason = "exact for what is not finite")]
             let value = cursor.number(|number| number.fp32()).or_else(|| non_finite(cursor).map(|value| value as f32));
             value.map(f32::to_le_bytes)
         }),

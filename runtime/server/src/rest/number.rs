@@ -156,7 +156,7 @@ impl<'a> Number<'a> {
     /// The nearest FP32.
     #[inline]
     pub(super) fn fp32(&self) -> Option<f32> {
-        #[allow(clippy::cast_possible_truncation, reason = "rounding is what is wanted")]
+        #[expect(clippy::cast_possible_truncation, reason = "rounding is what is wanted")]
         let value = self.between(|value| value as f32);
         value.or_else(|| fast_float2::parse(self.text).ok()).filter(|value| value.is_finite())
     }
@@ -184,7 +184,7 @@ impl<'a> Number<'a> {
         if !self.is_complete {
             return None;
         }
-        #[allow(clippy::cast_precision_loss, reason = "within the margin")]
+        #[expect(clippy::cast_precision_loss, reason = "within the margin")]
         let digits = self.digits as f64;
         let size = if self.exponent < 0 { digits / power } else { digits * power };
         let size = if self.is_negative { -size } else { size };
@@ -223,7 +223,7 @@ fn read_exponent(text: &[u8]) -> Option<(i64, usize)> {
     (end > start).then_some((value, end))
 }
 
-#[allow(clippy::float_cmp, reason = "exactness is the question")]
+#[expect(clippy::float_cmp, reason = "exactness is the question")]
 fn is_exact(narrow: f32, value: f64) -> bool {
     f64::from(narrow) == value
 }
@@ -231,7 +231,7 @@ fn is_exact(narrow: f32, value: f64) -> bool {
 /// An FP32 from which a narrower type rounds as it would from `value` itself: of the two neighbours, the one whose last bit is set
 /// (Boldo and Melquiond, "When double rounding is odd").
 fn round_to_odd(value: f64) -> f32 {
-    #[allow(clippy::cast_possible_truncation, reason = "rounding is what is wanted")]
+    #[expect(clippy::cast_possible_truncation, reason = "rounding is what is wanted")]
     let nearest = value as f32;
     if is_exact(nearest, value) || nearest.to_bits() & 1 == 1 || !nearest.is_finite() {
         return nearest;

@@ -3,10 +3,7 @@
 //! `cases` is one table that REST and gRPC must answer alike; `rest` and `grpc` hold what only one of them has; `intake` fills the
 //! server up; `garbage` throws bytes at the ports. Every server binds port 0 and no test sleeps.
 
-#![allow(missing_docs, reason = "a test binary has no readers of its documentation")]
-
 mod cases;
-mod client;
 mod garbage;
 mod grpc;
 mod h2_client;

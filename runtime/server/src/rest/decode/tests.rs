@@ -177,6 +177,7 @@ fn metadata(inputs: &[(&str, DataType, &[i64])]) -> ModelMetadata {
         shape: Some(shape.to_vec()),
         is_optional: false,
         is_batched: false,
+        is_flattened: false,
     });
     ModelMetadata {
         name: "m".parse().unwrap(),

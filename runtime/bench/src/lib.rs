@@ -1,0 +1,27 @@
+//! `torchmodel-bench`: what a request costs an inference server, over gRPC and REST.
+//!
+//! `load` puts one load on a running server; `wire` starts servers and compares them in one run. A load is encoded once
+//! (`request`), sent again and again by few threads (`generator` over `grpc` and `http`), every answer checked (`answer`), and what
+//! it cost read from /proc (`process`). It knows no other crate of the workspace: it measures programs, not code.
+
+pub mod answer;
+pub mod archive;
+pub mod args;
+pub mod case;
+pub mod counters;
+pub mod cpus;
+pub mod exchange;
+#[cfg(test)]
+mod fake;
+pub mod figures;
+pub mod generator;
+pub mod grpc;
+pub mod http;
+pub mod load;
+pub mod process;
+pub mod profile;
+pub mod report;
+pub mod request;
+pub mod server;
+pub mod tensor;
+pub mod wire;

@@ -1,0 +1,184 @@
+//! What waits: bounds, deadlines, cancellation, the end, and running on the submitter's thread.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::{
+    engine::{EngineError, fake::join},
+    inference::NamedTensor,
+    plan::HandOff,
+    tensor::{SharedData, TensorData},
+};
+
+/// A model that gives its input back once `gate` is open, with a queue of that size.
+fn gated(gate: &Gate, max_queue: u32) -> FakeModel {
+    let held = gate.clone();
+    let model = FakeModel::identity("m", DataType::Uint8, &[-1, 1]).compute(move |inputs| {
+        held.pass();
+        inputs.iter().map(|input| Ok(NamedTensor { name: String::new(), tensor: join(input)? })).collect()
+    });
+    model.spec(|spec| {
+        spec.limits = Some(torchmodel_crds::LimitsSpec { max_queue: Some(max_queue), request_timeout: None });
+    })
+}
+
+#[test]
+fn a_full_queue_first_gives_up_what_nobody_waits_for() {
+    let gate = Gate::default();
+    let _opens = Opens(gate.clone());
+    let started = Started::of(gated(&gate, 2));
+    let running = started.occupy(50);
+    let expired = started.try_submit(row(1), Some(Instant::now())).unwrap();
+    drop(started.submit(2));
+    // Both places of the queue are taken, by a request that is expired and one that is cancelled.
+    let replies = [started.submit(3), started.submit(4)];
+    assert!(matches!(wait(expired), Err(InferError::DeadlineExceeded(_))), "told while the instance is busy");
+    let refused = started.try_submit(row(5), None);
+    assert!(matches!(refused, Err(InferError::Overloaded(text)) if text.contains("exceeds maximum queue size: 2")));
+    gate.open();
+    assert_eq!(value(wait(running)), Ok(50));
+    assert_eq!(replies.map(|reply| value(wait(reply))), [Ok(3), Ok(4)]);
+}
+
+/// Bytes that count themselves.
+struct Counted(Arc<AtomicUsize>);
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        b"x"
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_cancelled_request_frees_its_bytes_while_the_instance_is_busy() {
+    let gate = Gate::default();
+    let _opens = Opens(gate.clone());
+    let started = Started::of(gated(&gate, 8));
+    let running = started.occupy(50);
+    let alive = Arc::new(AtomicUsize::new(1));
+    let reply = started.try_submit(Bytes::from_owner(Counted(Arc::clone(&alive))), None).unwrap();
+    assert_eq!(alive.load(Ordering::SeqCst), 1);
+    drop(reply);
+    assert_eq!(alive.load(Ordering::SeqCst), 0);
+    gate.open();
+    assert!(wait(running).is_ok());
+}
+
+#[test]
+fn a_closed_scheduler_answers_what_waits_and_takes_no_more() {
+    let gate = Gate::default();
+    let _opens = Opens(gate.clone());
+    let started = Started::of(gated(&gate, 8));
+    let running = started.occupy(50);
+    let waiting = started.submit(1);
+    started.scheduler.close();
+    assert!(matches!(started.try_submit(row(2), None), Err(InferError::NotReady(_))));
+    gate.open();
+    started.scheduler.join();
+    assert_eq!([running, waiting].map(|reply| value(wait(reply))), [Ok(50), Ok(1)]);
+}
+
+#[test]
+fn data_where_the_engine_cannot_read_it_is_refused_by_name() {
+    let started = Started::of(FakeModel::identity("m", DataType::Uint8, &[-1]));
+    let submit = |data: TensorData| {
+        let tensor = Tensor::of(DataType::Uint8, vec![1], data).unwrap();
+        started.scheduler.submit(CheckedInputs { tensors: vec![Some(tensor)], rows: 1, key: None }, None)
+    };
+    let region = SharedData { region: "r".into(), offset: 0, size_bytes: 1, mapping: Arc::new(()) };
+    let error = submit(TensorData::Shared(region)).unwrap_err();
+    assert!(error.to_string().starts_with("input 'input' for model 'm' lies in a shared-memory region"), "{error}");
+    assert!(matches!(error, InferError::InvalidRequest(_)));
+    assert!(wait(submit(TensorData::Host(row(3))).unwrap()).is_ok());
+    assert!(wait(submit(TensorData::Pinned(row(3))).unwrap()).is_ok());
+}
+
+/// A model that notes the threads that it ran on, and whose runs all count as short.
+fn inline(threads: &Arc<Mutex<Vec<String>>>, gate: &Gate) -> Started {
+    let (seen, held) = (Arc::clone(threads), gate.clone());
+    let model = FakeModel::identity("m", DataType::Uint8, &[-1, 1]).compute(move |inputs| {
+        seen.lock().unwrap().push(thread::current().name().unwrap_or_default().to_owned());
+        let tensor = join(&inputs[0])?;
+        match tensor.data()[0] {
+            200 => return Err(EngineError::DeviceLost("gone".into())),
+            201 => panic!("as it was told to"),
+            202 => held.pass(),
+            _ => {}
+        }
+        Ok(vec![NamedTensor { name: String::new(), tensor }])
+    });
+    Started::planned(model, |plan| {
+        plan.threads = Threads::Fixed(1);
+        plan.hand_off = HandOff { spin: Duration::ZERO, inline_below: Duration::from_secs(60) };
+    })
+}
+
+fn here() -> String {
+    thread::current().name().unwrap().to_owned()
+}
+
+#[test]
+fn a_model_that_proved_fast_runs_on_the_submitting_thread() {
+    let threads = Arc::default();
+    let started = inline(&threads, &Gate::default());
+    // The first goes to the instance's thread, and teaches how long a request of that size takes.
+    assert_eq!(value(wait(started.submit(1))), Ok(1));
+    started.await_idle();
+    assert_eq!(value(wait(started.submit(2))), Ok(2));
+    let larger = started.try_submit(Bytes::from_static(&[3, 3]), None).unwrap();
+    assert_eq!(value(wait(larger)), Ok(3));
+    assert_eq!(*threads.lock().unwrap(), ["instance-0".to_owned(), here(), "instance-0".to_owned()]);
+}
+
+#[test]
+fn what_goes_wrong_on_the_submitting_thread_is_told_as_on_any_other() {
+    let threads = Arc::default();
+    let started = inline(&threads, &Gate::default());
+    assert_eq!(value(wait(started.submit(1))), Ok(1));
+    started.await_idle();
+    assert!(matches!(wait(started.submit(201)), Err(InferError::Internal(text)) if text.contains("panicked")));
+    assert_eq!(value(wait(started.submit(1))), Ok(1), "the instance goes on");
+    assert!(matches!(wait(started.submit(200)), Err(InferError::Internal(text)) if text.contains("device is lost")));
+    assert_eq!(threads.lock().unwrap()[1..], [here(), here(), here()]);
+    assert_eq!(started.messages(), ["the device is lost: gone"]);
+}
+
+#[test]
+fn requests_that_arrive_while_one_runs_on_its_submitters_thread_wait_for_the_instance() {
+    let (threads, gate) = (Arc::default(), Gate::default());
+    let _opens = Opens(gate.clone());
+    let started = inline(&threads, &gate);
+    assert_eq!(value(wait(started.submit(1))), Ok(1));
+    started.await_idle();
+    thread::scope(|scope| {
+        let slow = scope.spawn(|| value(wait(started.submit(202))));
+        while threads.lock().unwrap().len() < 2 {
+            thread::yield_now();
+        }
+        let waiting = started.submit(3);
+        gate.open();
+        assert_eq!(value(wait(waiting)), Ok(3));
+        assert_eq!(slow.join().unwrap(), Ok(202));
+    });
+    assert_eq!(threads.lock().unwrap()[2], "instance-0");
+    started.scheduler.close();
+    started.scheduler.join();
+}
+
+#[test]
+fn a_slow_run_takes_its_size_off_the_submitting_thread() {
+    let threads = Arc::default();
+    let started = inline(&threads, &Gate::default());
+    started.scheduler.queue.learn_run(1, Duration::ZERO);
+    started.await_idle();
+    assert_eq!(value(wait(started.submit(1))), Ok(1));
+    started.scheduler.queue.learn_run(1, Duration::from_secs(61));
+    assert_eq!(value(wait(started.submit(2))), Ok(2));
+    assert_eq!(*threads.lock().unwrap(), [here(), "instance-0".to_owned()]);
+}

@@ -1,0 +1,282 @@
+//! Hostile clients of HTTP/2: of gRPC, and of the REST port by prior knowledge.
+
+use std::{net::SocketAddr, time::Duration};
+
+use crate::{
+    frames::{
+        CONTINUATION, Connection, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+        block, frame, grpc_head,
+    },
+    http1::gzip,
+    server::{MAX_REQUEST_BYTES, Server},
+};
+
+/// Largest frame that needs no agreement.
+const FRAME_BYTES: usize = 16 << 10;
+/// A window of 0 for streams (RFC 9113, 6.5.2).
+const NO_WINDOW: (u16, u32) = (4, 0);
+
+/// The prefix of a gRPC message.
+fn message(compressed: bool, length: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut message = vec![u8::from(compressed)];
+    message.extend_from_slice(&u32::try_from(length).unwrap().to_be_bytes());
+    message.extend_from_slice(bytes);
+    message
+}
+
+/// Sends a body in frames, without an end.
+fn send_body(connection: &mut Connection, stream: u32, body: &[u8]) -> bool {
+    body.chunks(FRAME_BYTES).all(|chunk| connection.send(&frame(DATA, 0, stream, chunk)))
+}
+
+/// A `ModelInferRequest` with a tensor of so many bytes.
+fn infer_request(bytes: usize) -> Vec<u8> {
+    let mut raw = Vec::new();
+    varint_field(&mut raw, 1, b"echo");
+    let mut input = Vec::new();
+    varint_field(&mut input, 1, b"input");
+    varint_field(&mut input, 2, b"UINT8");
+    let mut shape = Vec::new();
+    varint(&mut shape, bytes);
+    varint_field(&mut input, 3, &shape);
+    varint_field(&mut raw, 5, &input);
+    varint_field(&mut raw, 7, &vec![9; bytes]);
+    raw
+}
+
+/// A whole inference call with a tensor of so many bytes.
+fn call(connection: &mut Connection, stream: u32, bytes: usize) -> bool {
+    let request = infer_request(bytes);
+    let body = message(false, request.len(), &request);
+    connection.send(&frame(HEADERS, END_HEADERS, stream, &grpc_head(&[])))
+        && send_body(connection, stream, &body)
+        && connection.send(&frame(DATA, END_STREAM, stream, &[]))
+}
+
+fn varint(bytes: &mut Vec<u8>, mut value: usize) {
+    while value >= 128 {
+        bytes.push(u8::try_from(value & 127).unwrap() | 128);
+        value >>= 7;
+    }
+    bytes.push(u8::try_from(value).unwrap());
+}
+
+fn varint_field(bytes: &mut Vec<u8>, tag: u8, value: &[u8]) {
+    bytes.push(tag << 3 | 2);
+    varint(bytes, value.len());
+    bytes.extend_from_slice(value);
+}
+
+/// Stream identifiers of a client.
+fn streams(count: u32) -> impl Iterator<Item = u32> {
+    (0..count).map(|number| number * 2 + 1)
+}
+
+fn both_ports(server: &Server) -> [SocketAddr; 2] {
+    [server.grpc, server.rest]
+}
+
+#[test]
+fn a_header_block_without_an_end_is_refused() {
+    let server = Server::start();
+    server.withstands(|| {
+        let mut held = Vec::new();
+        for address in both_ports(&server) {
+            for _ in 0..16 {
+                let mut connection = Connection::open(address, &[]);
+                let filler = block(&[("filler", &"x".repeat(FRAME_BYTES - 64))]);
+                let mut goes_on = connection.send(&frame(HEADERS, 0, 1, &grpc_head(&[])));
+                for _ in 0..256 {
+                    goes_on = goes_on && connection.send(&frame(CONTINUATION, 0, 1, &filler));
+                }
+                held.push(connection);
+            }
+        }
+        held
+    });
+    server.serves_a_friendly_client();
+}
+
+#[test]
+fn many_streams_held_open_hold_no_more_than_the_budget() {
+    let server = Server::start();
+    server.withstands(|| {
+        let mut held = Vec::new();
+        for address in both_ports(&server) {
+            for _ in 0..8 {
+                let mut connection = Connection::open(address, &[]);
+                let body = vec![0; FRAME_BYTES];
+                for stream in streams(1024) {
+                    let sent = connection.send(&frame(HEADERS, END_HEADERS, stream, &grpc_head(&[])))
+                        && connection.send(&frame(
+                            DATA,
+                            0,
+                            stream,
+                            &message(false, MAX_REQUEST_BYTES - 8, &body)[..FRAME_BYTES],
+                        ));
+                    if !sent {
+                        break;
+                    }
+                }
+                held.push(connection);
+            }
+        }
+        held
+    });
+    server.serves_a_friendly_client();
+}
+
+#[test]
+fn gzip_held_open_over_grpc_inflates_within_the_budget() {
+    let server = Server::start();
+    let bomb = gzip(&infer_request(MAX_REQUEST_BYTES - 100));
+    server.withstands(|| {
+        let mut held = Vec::new();
+        for _ in 0..8 {
+            let mut connection = Connection::open(server.grpc, &[]);
+            for stream in streams(64) {
+                let body = message(true, bomb.len(), &bomb);
+                let sent =
+                    connection.send(&frame(HEADERS, END_HEADERS, stream, &grpc_head(&[("grpc-encoding", "gzip")])))
+                        && send_body(&mut connection, stream, &body);
+                if !sent {
+                    break;
+                }
+            }
+            held.push(connection);
+        }
+        held
+    });
+    server.serves_a_friendly_client();
+}
+
+#[test]
+fn a_message_longer_than_the_limit_is_refused_by_its_length_alone() {
+    let server = Server::start();
+    server.withstands(|| {
+        let mut connection = Connection::open(server.grpc, &[]);
+        for stream in streams(64) {
+            connection.send(&frame(HEADERS, END_HEADERS, stream, &grpc_head(&[])));
+            connection.send(&frame(DATA, 0, stream, &[0, 0xff, 0xff, 0xff, 0xff]));
+        }
+        assert!(connection.reads(HEADERS, Duration::from_secs(5)), "the refusal is told");
+        connection
+    });
+    server.serves_a_friendly_client();
+}
+
+#[test]
+fn answers_without_a_window_hold_no_more_than_the_budget() {
+    let server = Server::start();
+    server.withstands(|| {
+        let mut held = Vec::new();
+        for _ in 0..8 {
+            let mut connection = Connection::open(server.grpc, &[NO_WINDOW]);
+            for stream in streams(32) {
+                if !call(&mut connection, stream, 48 << 10) {
+                    break;
+                }
+                connection.reads(WINDOW_UPDATE, Duration::from_millis(20));
+            }
+            held.push(connection);
+        }
+        held
+    });
+    server.serves_a_friendly_client();
+}
+
+#[test]
+fn rapid_resets_hold_nothing_and_stop_nobody() {
+    let server = Server::start();
+    server.withstands(|| {
+        for address in both_ports(&server) {
+            for _ in 0..4 {
+                let mut connection = Connection::open(address, &[]);
+                for stream in streams(20_000) {
+                    let mut bytes = frame(HEADERS, END_HEADERS, stream, &grpc_head(&[]));
+                    bytes.extend_from_slice(&frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+                    if !connection.send(&bytes) {
+                        break;
+                    }
+                }
+                connection.close();
+            }
+        }
+    });
+    server.serves_a_friendly_client();
+}
+
+#[test]
+fn floods_of_pings_and_settings_hold_nothing() {
+    let server = Server::start();
+    server.withstands(|| {
+        let mut held = Vec::new();
+        for address in both_ports(&server) {
+            for flood in [frame(PING, 0, 0, &[0; 8]), frame(SETTINGS, 0, 0, &[])] {
+                let mut connection = Connection::open(address, &[]);
+                let flood = flood.repeat(1000);
+                for _ in 0..200 {
+                    if !connection.send(&flood) {
+                        break;
+                    }
+                }
+                held.push(connection);
+            }
+        }
+        held
+    });
+    server.serves_a_friendly_client();
+}
+
+#[test]
+fn empty_frames_without_end_hold_nothing() {
+    let server = Server::start();
+    server.withstands(|| {
+        let mut connection = Connection::open(server.grpc, &[]);
+        connection.send(&frame(HEADERS, END_HEADERS, 1, &grpc_head(&[])));
+        let empty = frame(DATA, 0, 1, &[]).repeat(1000);
+        for _ in 0..500 {
+            if !connection.send(&empty) {
+                break;
+            }
+        }
+        connection
+    });
+    server.serves_a_friendly_client();
+}
+
+#[test]
+fn small_entries_that_cost_much_memory_are_refused() {
+    let server = Server::start();
+    server.withstands(|| {
+        let mut held = Vec::new();
+        for tag in [4_u8, 5, 6, 7] {
+            let mut connection = Connection::open(server.grpc, &[]);
+            let entries = [tag << 3 | 2, 0].repeat((MAX_REQUEST_BYTES >> 1) - 8);
+            let body = message(false, entries.len(), &entries);
+            connection.send(&frame(HEADERS, END_HEADERS, 1, &grpc_head(&[])));
+            for chunk in body.chunks(FRAME_BYTES) {
+                if !connection.send(&frame(DATA, 0, 1, chunk)) {
+                    break;
+                }
+                // The refusal may come at any time, and the window is enlarged as the server reads.
+                connection.reads(WINDOW_UPDATE, Duration::from_millis(1));
+            }
+            connection.send(&frame(DATA, END_STREAM, 1, &[]));
+            held.push(connection);
+        }
+        held
+    });
+    server.serves_a_friendly_client();
+}
+
+#[test]
+fn prefaces_without_more_leave_health_alone() {
+    let server = Server::start();
+    server.withstands(|| {
+        let held: Vec<_> = (0..200).map(|_| Connection::open(server.grpc, &[])).collect();
+        server.serves_a_friendly_client();
+        held
+    });
+    server.serves_a_friendly_client();
+}
