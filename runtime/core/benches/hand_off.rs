@@ -15,7 +15,7 @@ use torchmodel_core::{
     engine::fake::{FakeModel, join},
     inference::NamedTensor,
     metrics::Metrics,
-    model_key::ModelVersion,
+    model_key::{ModelKey, ModelVersion},
     plan::{HandOff, Threads},
     scheduler::{Reply, Scheduler, SchedulerConfig},
     signature::CheckedInputs,
@@ -48,9 +48,10 @@ fn scheduler(hand_off: HandOff) -> Scheduler {
     let mut loaded = model.load(&config).expect("a fake model loads");
     loaded.plan.threads = Threads::Fixed(1);
     loaded.plan.hand_off = hand_off;
+    let key = ModelKey { name: config.name.clone(), version: ModelVersion::FIRST };
     let config = SchedulerConfig {
         model: "m".parse().expect("a name"),
-        metrics: Metrics::new().model(&"m".parse().expect("a name"), ModelVersion::FIRST),
+        metrics: Metrics::new().register(key).handle(),
         on_fatal: Arc::new(|failure| eprintln!("{failure:?}")),
     };
     Scheduler::start(loaded, config).expect("a fake model starts")

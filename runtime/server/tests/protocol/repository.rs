@@ -5,11 +5,9 @@ use tonic::Code;
 use torchmodel_server::grpc::proto::{
     DataType, ModelConfigRequest, ModelStatisticsRequest, RepositoryIndexRequest, model_config::SchedulingChoice,
 };
+use torchmodel_testing::{grpc, http};
 
-use crate::{
-    client::{grpc, http},
-    server::Server,
-};
+use crate::server::Server;
 
 const VECTOR: &str = r#"{"inputs":[{"name":"input","shape":[2],"datatype":"FP32","data":[1.5,-2]}]}"#;
 const ROWS: &str = r#"{"inputs":[{"name":"input","shape":[3,2],"datatype":"FP32","data":[1,2,3,4,5,6]}]}"#;

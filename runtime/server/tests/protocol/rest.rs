@@ -11,14 +11,11 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-
 use torchmodel_core::metrics::Protocol;
 use torchmodel_server::admission::Direction;
+use torchmodel_testing::{Answer, exchange, http, rest_outputs};
 
-use crate::{
-    client::{Answer, exchange, http, rest_outputs},
-    server::{MAX_REQUEST_BYTES, Server},
-};
+use crate::server::{MAX_REQUEST_BYTES, Server};
 
 const VECTOR: &str = r#"{"inputs":[{"name":"input","shape":[2],"datatype":"FP32","data":[1.5,-2]}]}"#;
 
