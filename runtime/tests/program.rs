@@ -164,6 +164,16 @@ impl Serving {
         answer
     }
 
+    /// POSTs a request in JSON for an inference; the answer's status.
+    fn infer(&self, model: &str, body: &str) -> u16 {
+        let mut stream = TcpStream::connect(&self.http).unwrap();
+        let head = format!("POST /v2/models/{model}/infer HTTP/1.1\r\nHost: m\r\nConnection: close");
+        write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
     fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
@@ -283,4 +293,39 @@ fn a_draining_server_still_answers_and_ends_kept_connections() {
     assert!(head.starts_with("http/1.1 200") && head.contains("connection: close"), "{head}");
     serving.signal("TERM");
     assert_eq!(serving.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_log_filter_that_names_no_level_is_refused_with_the_list_and_an_empty_one_shows_errors() {
+    for filter in ["--log=warning", "--log=verbose"] {
+        let output = program().args(["inspect", "/does/not/exist.pt", filter]).output().unwrap();
+        let printed = text(&output.stderr);
+        assert!(printed.contains("off, error, warn, info, debug or trace"), "{filter}: {printed}");
+        assert_eq!(output.status.code(), Some(2));
+    }
+    let output = program().env("TORCHMODEL_LOG", "").args(["inspect", "/does/not/exist.pt"]).output().unwrap();
+    assert!(text(&output.stderr).contains("/does/not/exist.pt"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_client_whose_requests_fail_in_a_loop_leaves_six_lines_in_the_log() {
+    let folder = TempDir::new().unwrap();
+    let archive = folder.path().join("inverse.pt");
+    torch_shim::define_module("def forward(self, x):\n  return torch.inverse(x)\n", &[], &archive).unwrap();
+    let file = folder.path().join("model.yaml");
+    let model = "{inputs: [{name: x, datatype: FP32, shape: [1, 1]}], warmup: {inputs: [{name: x, fill: '1'}]}}";
+    fs::write(&file, format!("source: {{uri: 'file://{}'}}\nmodel: {model}\n", archive.display())).unwrap();
+    let mut serving = Serving::start(&file, &[]);
+    serving.wait_for("ready");
+    let zero = r#"{"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [0]}]}"#;
+    for _ in 0..40 {
+        assert_eq!(serving.infer("model", zero), 500);
+    }
+    serving.signal("TERM");
+    let mut log = String::new();
+    serving.log.read_to_string(&mut log).unwrap();
+    let lines = |part: &str| log.lines().filter(|line| line.contains(part)).count();
+    // The first five, and one that tells how many more there were; twice where ten seconds have passed meanwhile.
+    assert!((2..=12).contains(&lines("the model failed")), "{log}");
+    assert!(lines(" more like it in the last ") >= 1, "{log}");
 }

@@ -12,6 +12,7 @@ mod data;
 mod decode;
 mod encode;
 mod error;
+mod http2;
 mod infer;
 mod inflate;
 mod json;
@@ -23,8 +24,7 @@ mod text;
 
 use std::sync::Arc;
 
-use axum::{Router, body::Body, extract::Request};
-use http::{HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use serde_json::{Value, json};
 use torchmodel_core::{
     inference::InferError,
@@ -36,8 +36,10 @@ use torchmodel_core::{
     tensor::{DataType, DataTypeExt},
 };
 
+pub(crate) use self::answer::AnswerBody;
 use self::{
-    answer::{Answer, AnswerBody},
+    answer::Answer,
+    body::RequestBody,
     compression::{Compressor, Wish},
     error::RestError,
     path::{Route, Target},
@@ -77,13 +79,8 @@ impl RestService {
         Self { app: Arc::new(App { service, metrics, admission, limits, compressor }), routes }
     }
 
-    /// The same, as a router of axum's.
-    pub(crate) fn into_router(self) -> Router {
-        Router::new().fallback(async move |request: Request| self.answer(request).await.map(Body::new))
-    }
-
     /// Answers one request.
-    pub(crate) async fn answer(&self, request: Request) -> Response<AnswerBody> {
+    pub(crate) async fn answer<B: RequestBody>(&self, request: Request<B>) -> Response<AnswerBody> {
         let app = &*self.app;
         let wish = Wish::of(request.headers());
         let is_head = request.method() == Method::HEAD;
@@ -101,7 +98,7 @@ impl RestService {
         response
     }
 
-    async fn route(&self, request: Request) -> Answer {
+    async fn route<B: RequestBody>(&self, request: Request<B>) -> Answer {
         let app = &*self.app;
         let Some(route) = Route::of(request.uri().path(), self.routes) else { return RestError::UnknownPath.into() };
         let method = request.method();

@@ -8,8 +8,9 @@ use torchmodel_core::{
     tensor::{DataType, push_bytes_element},
 };
 use torchmodel_crds::FailureReason;
+use torchmodel_testing::fp32_values as values;
 
-use crate::support::{ask, floats, integer, load, load_source, named, request, values};
+use crate::support::{ask, floats, integer, load, load_source, named, request};
 
 const SCALE: &str = "def forward(self, x):\n  return x * self.w\n";
 

@@ -26,7 +26,6 @@ use torchmodel_crds::{Failure, FailurePhase, FailureReason};
 
 pub use self::device::{DeviceChoice, devices};
 use self::instance::TorchInstance;
-use self::schema::Binding;
 
 /// Loads TorchScript archives onto devices.
 pub struct TorchLoader {

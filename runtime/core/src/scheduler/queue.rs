@@ -216,8 +216,10 @@ impl Queue {
                 Next::Idle => None,
             };
             if may_spin && until.is_none() && !state.has_spinner && !self.hand_off.spin.is_zero() {
-                may_spin = false;
-                state = self.spin(state, index);
+                let seen = self.arrivals.load(Ordering::Acquire);
+                state = self.spin(state, index, seen);
+                // Where another instance was faster, there is traffic still.
+                may_spin = self.arrivals.load(Ordering::Acquire) != seen;
             } else {
                 state = self.park(state, index, until);
             }
@@ -261,11 +263,10 @@ impl Queue {
         }
     }
 
-    /// Looks for requests without the lock and without sleeping, for as long as the plan allows.
-    fn spin<'a>(&'a self, mut state: MutexGuard<'a, State>, index: usize) -> MutexGuard<'a, State> {
+    /// Looks for requests that came after the first `seen`, without the lock and without sleeping, for as long as the plan allows.
+    fn spin<'a>(&'a self, mut state: MutexGuard<'a, State>, index: usize, seen: usize) -> MutexGuard<'a, State> {
         state.set(index, Activity::Spinning);
         state.has_spinner = true;
-        let seen = self.arrivals.load(Ordering::Acquire);
         drop(state);
         let started = Instant::now();
         while self.arrivals.load(Ordering::Acquire) == seen && started.elapsed() < self.hand_off.spin {
@@ -375,6 +376,12 @@ impl Queue {
     #[cfg(all(test, not(feature = "shuttle")))]
     pub fn is_idle(&self) -> bool {
         lock(&self.state).seats.iter().all(|seat| seat.is_idle() && !seat.is_claimed)
+    }
+
+    /// Instances that look for requests without sleeping, for tests.
+    #[cfg(all(test, not(feature = "shuttle")))]
+    pub fn spinning(&self) -> usize {
+        lock(&self.state).seats.iter().filter(|seat| seat.activity == Activity::Spinning).count()
     }
 
     fn report(&self, message: String) {

@@ -45,6 +45,15 @@ impl AnswerBody {
         }
     }
 
+    /// All pieces.
+    pub(super) fn into_pieces(self) -> VecDeque<Bytes> {
+        match self.0 {
+            Pieces::None => VecDeque::new(),
+            Pieces::One(bytes) => [bytes].into(),
+            Pieces::Many(pieces) => pieces,
+        }
+    }
+
     /// The next piece.
     pub(super) fn next(&mut self) -> Option<Bytes> {
         match &mut self.0 {

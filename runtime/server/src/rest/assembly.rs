@@ -40,7 +40,7 @@ pub(super) struct Assembly {
 }
 
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "there is one for each request, and most end as the larger")]
+#[expect(clippy::large_enum_variant, reason = "there is one for each request, and most end as the larger")]
 enum Stage {
     /// The JSON comes, or a raw body of unknown length.
     Text(Text),

@@ -3,12 +3,12 @@
 //! Called by `rest::infer`. Invariants: a body of known length is reserved before any of it is read, any other as it comes, and what
 //! decompression makes of it likewise; what takes long is done on a thread that may block; no body waits for ever for its client.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
-use axum::body::{Body, HttpBody as _};
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
+use hyper::body::Body;
 use tokio::time::{Instant, timeout_at};
 use torchmodel_core::{inference::InferError, metadata::ModelMetadata};
 
@@ -19,7 +19,7 @@ use super::{
     inflate::{Encoding, Inflation},
 };
 use crate::{
-    admission::{Admission, ProgressTimer},
+    admission::{Admission, AdmissionError, ProgressTimer},
     protocol::Limits,
 };
 
@@ -30,18 +30,25 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(30);
 /// JSON below this is read where it is; more on a thread that may block, so that other requests go on.
 pub(super) const INLINE_BYTES: usize = 64 << 10;
 
+/// A request's body: hyper's or HTTP/2's.
+pub(crate) trait RequestBody: Body<Data = Bytes, Error: Into<BoxError> + Send> + Unpin + Send {}
+
+impl<B: Body<Data = Bytes, Error: Into<BoxError> + Send> + Unpin + Send> RequestBody for B {}
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
 /// A request as its head left it.
-pub(super) struct Incoming<'a> {
+pub(super) struct Incoming<'a, B> {
     pub(super) head: Head,
     pub(super) headers: &'a HeaderMap,
-    pub(super) body: Body,
+    pub(super) body: B,
     /// For a body that is nothing but the model's one input.
     pub(super) metadata: Option<ModelMetadata>,
 }
 
 /// Reads the whole request. The body of one that is refused is taken in and forgotten.
-pub(super) async fn read(
-    mut incoming: Incoming<'_>,
+pub(super) async fn read<B: RequestBody>(
+    mut incoming: Incoming<'_, B>,
     admission: &Admission,
     limits: Limits,
 ) -> Result<Decoded, RestError> {
@@ -58,7 +65,7 @@ pub(super) async fn read(
 /// Takes in and forgets what a client still sends of a refused request, up to `limit` bytes: an answer before the end of the
 /// body would be lost to many clients, whose connection is reset while they send. A client that waits for `100 Continue` is not
 /// told to go on.
-pub(super) async fn discard(headers: &HeaderMap, mut body: Body, limit: usize) {
+pub(super) async fn discard(headers: &HeaderMap, mut body: impl RequestBody, limit: usize) {
     if headers.contains_key(header::EXPECT) || body.is_end_stream() {
         return;
     }
@@ -88,7 +95,11 @@ enum To {
     Inflation(Inflation),
 }
 
-fn begin(incoming: &mut Incoming<'_>, admission: &Admission, limits: Limits) -> Result<Reading, RestError> {
+fn begin<B: RequestBody>(
+    incoming: &mut Incoming<'_, B>,
+    admission: &Admission,
+    limits: Limits,
+) -> Result<Reading, RestError> {
     let encoding = Encoding::of(incoming.headers)?;
     let limit = limits.max_request_bytes;
     let announced = incoming.body.size_hint().exact().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
@@ -109,11 +120,10 @@ fn begin(incoming: &mut Incoming<'_>, admission: &Admission, limits: Limits) -> 
 }
 
 impl Reading {
-    async fn run(mut self, body: &mut Body) -> Result<Decoded, RestError> {
+    async fn run(mut self, body: &mut impl RequestBody) -> Result<Decoded, RestError> {
         let mut timer = ProgressTimer::default();
         while let Some(frame) = timer.within(body.frame()).await? {
-            let frame =
-                frame.map_err(|error| RestError::invalid(format!("failed to read the request body: {error}")))?;
+            let frame = frame.map_err(broken)?;
             let Ok(data) = frame.into_data() else { continue };
             self.left = self.left.checked_sub(data.len()).ok_or(RestError::TooLarge(self.limit))?;
             self.to = match self.to {
@@ -129,6 +139,14 @@ impl Reading {
             assembly = read_json(assembly).await?;
         }
         assembly.finish()
+    }
+}
+
+/// Why a body ended early: it was too slow for HTTP/2's own watch, or the connection broke.
+fn broken(error: impl Into<BoxError>) -> RestError {
+    match error.into().downcast::<AdmissionError>() {
+        Ok(error) => (*error).into(),
+        Err(error) => RestError::invalid(format!("failed to read the request body: {error}")),
     }
 }
 

@@ -5,8 +5,7 @@
 
 use std::time::Instant;
 
-use axum::extract::Request;
-use http::{HeaderValue, Response, header};
+use http::{HeaderValue, Request, Response, header};
 use torchmodel_core::{
     inference::InferResponse,
     metrics::{Metrics, Protocol},
@@ -17,14 +16,14 @@ use torchmodel_core::{
 use super::{
     App, Target,
     answer::{Answer, AnswerBody},
-    body::{self, INLINE_BYTES, Incoming, off_thread},
+    body::{self, INLINE_BYTES, Incoming, RequestBody, off_thread},
     decode::{Decoded, HEADER_LENGTH, Head, OutputForm},
     encode::{encode, text_bound},
     error::RestError,
 };
 
 /// Handles one inference request.
-pub(super) async fn infer(app: &App, target: Result<Target, RestError>, request: Request) -> Answer {
+pub(super) async fn infer<B: RequestBody>(app: &App, target: Result<Target, RestError>, request: Request<B>) -> Answer {
     let mut count = Count::new(&app.metrics);
     match answer(app, target, request, &mut count).await {
         Ok(answer) => {
@@ -38,10 +37,10 @@ pub(super) async fn infer(app: &App, target: Result<Target, RestError>, request:
     }
 }
 
-async fn answer(
+async fn answer<B: RequestBody>(
     app: &App,
     target: Result<Target, RestError>,
-    request: Request,
+    request: Request<B>,
     count: &mut Count<'_>,
 ) -> Result<Answer, RestError> {
     let (parts, body) = request.into_parts();

@@ -12,7 +12,6 @@ use torchmodel_core::inference::{InferError, Parameters};
 
 pub(super) use self::fields::OutputBody;
 use self::fields::{Array, ParametersBody};
-
 use super::{
     data::{self, DataError, Failure},
     text::{Cursor, JsonError, Text, foreign},

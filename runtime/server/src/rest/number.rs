@@ -13,6 +13,8 @@ const POWERS: [f64; 23] = [
     1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
     1e21, 1e22,
 ];
+/// The powers of ten of so many digits.
+const WHOLE_POWERS: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
 /// The most digits that `u64` always holds.
 const MAX_DIGITS: usize = 19;
 /// More than what rounding 19 digits, one multiplication and this factor's own can be off together: each at most 2^-53 of the value.
@@ -33,30 +35,63 @@ pub(super) struct Number<'a> {
 }
 
 /// Reads digits from `text` at `at` into `value`; returns where they end. Overflow is the caller's to notice, by their count.
+///
+/// Sixteen bytes at a time and without a branch for how many of them are digits, which no processor can guess.
+#[inline]
 fn digits(text: &[u8], mut at: usize, value: &mut u64) -> usize {
-    while let Some(eight) = text.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-        let Some(number) = eight_digits(u64::from_le_bytes(*eight)) else { break };
-        *value = value.wrapping_mul(100_000_000).wrapping_add(number);
-        at += 8;
+    while let Some(bytes) = text.get(at..).and_then(<[u8]>::first_chunk::<16>) {
+        let (&[first, second], _) = bytes.as_chunks::<8>() else { break };
+        let (first, second) = (leading_digits(first), leading_digits(second));
+        let second = if first.count == 8 { second } else { Digits { count: 0, number: 0 } };
+        *value = second.after(first.after(*value));
+        at += first.count + second.count;
+        if second.count < 8 {
+            return at;
+        }
     }
+    few_digits(text, at, value)
+}
+
+/// Digits at the beginning of eight bytes.
+#[derive(Clone, Copy)]
+struct Digits {
+    count: usize,
+    number: u64,
+}
+
+impl Digits {
+    /// The number that they make behind those of `value`.
+    #[inline]
+    fn after(self, value: u64) -> u64 {
+        let power = WHOLE_POWERS.get(self.count).copied().unwrap_or_default();
+        value.wrapping_mul(power).wrapping_add(self.number)
+    }
+}
+
+/// The digits that eight ASCII characters begin with, the first in the lowest byte (after Johnny Lee's and Daniel Lemire's way to read
+/// eight digits at once).
+#[inline]
+fn leading_digits(bytes: [u8; 8]) -> Digits {
+    let digits = u64::from_le_bytes(bytes) ^ 0x3030_3030_3030_3030;
+    // The lowest byte whose high bit is set is the first that is no digit; what a carry does above it does not matter.
+    let others = (digits.wrapping_add(0x7676_7676_7676_7676) | digits) & 0x8080_8080_8080_8080;
+    let count = others.trailing_zeros() / 8;
+    // The digits as the last of eight, after zeros.
+    let digits = digits.checked_shl(64 - 8 * count).unwrap_or(0);
+    let pairs = digits.wrapping_mul(2561) >> 8;
+    let fours = (pairs & 0x00ff_00ff_00ff_00ff).wrapping_mul(6_553_601) >> 16;
+    let number = (fours & 0x0000_ffff_0000_ffff).wrapping_mul(42_949_672_960_001) >> 32;
+    Digits { count: count as usize, number }
+}
+
+/// The same, one by one: for what is short and mostly as long as the last time.
+#[inline]
+fn few_digits(text: &[u8], mut at: usize, value: &mut u64) -> usize {
     while let Some(digit) = text.get(at).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10) {
         *value = value.wrapping_mul(10).wrapping_add(u64::from(digit));
         at += 1;
     }
     at
-}
-
-/// The number that eight ASCII digits spell, the first in the lowest byte (Johnny Lee's and Daniel Lemire's eight at once).
-fn eight_digits(bytes: u64) -> Option<u64> {
-    let is_digits = (bytes & 0xf0f0_f0f0_f0f0_f0f0)
-        | ((bytes.wrapping_add(0x0606_0606_0606_0606) & 0xf0f0_f0f0_f0f0_f0f0) >> 4)
-        == 0x3333_3333_3333_3333;
-    if !is_digits {
-        return None;
-    }
-    let pairs = (bytes & 0x0f0f_0f0f_0f0f_0f0f).wrapping_mul(2561) >> 8;
-    let fours = (pairs & 0x00ff_00ff_00ff_00ff).wrapping_mul(6_553_601) >> 16;
-    Some((fours & 0x0000_ffff_0000_ffff).wrapping_mul(42_949_672_960_001) >> 32)
 }
 
 impl<'a> Number<'a> {
@@ -66,7 +101,7 @@ impl<'a> Number<'a> {
         let is_negative = text.first() == Some(&b'-');
         let start = usize::from(is_negative);
         let mut value = 0;
-        let mut end = digits(text, start, &mut value);
+        let mut end = few_digits(text, start, &mut value);
         let mut count = end - start;
         if count == 0 || (count > 1 && text.get(start) == Some(&b'0')) {
             return None;
@@ -121,7 +156,7 @@ impl<'a> Number<'a> {
     /// The nearest FP32.
     #[inline]
     pub(super) fn fp32(&self) -> Option<f32> {
-        #[allow(clippy::cast_possible_truncation, reason = "rounding is what is wanted")]
+        #[expect(clippy::cast_possible_truncation, reason = "rounding is what is wanted")]
         let value = self.between(|value| value as f32);
         value.or_else(|| fast_float2::parse(self.text).ok()).filter(|value| value.is_finite())
     }
@@ -149,7 +184,7 @@ impl<'a> Number<'a> {
         if !self.is_complete {
             return None;
         }
-        #[allow(clippy::cast_precision_loss, reason = "within the margin")]
+        #[expect(clippy::cast_precision_loss, reason = "within the margin")]
         let digits = self.digits as f64;
         let size = if self.exponent < 0 { digits / power } else { digits * power };
         let size = if self.is_negative { -size } else { size };
@@ -188,7 +223,7 @@ fn read_exponent(text: &[u8]) -> Option<(i64, usize)> {
     (end > start).then_some((value, end))
 }
 
-#[allow(clippy::float_cmp, reason = "exactness is the question")]
+#[expect(clippy::float_cmp, reason = "exactness is the question")]
 fn is_exact(narrow: f32, value: f64) -> bool {
     f64::from(narrow) == value
 }
@@ -196,7 +231,7 @@ fn is_exact(narrow: f32, value: f64) -> bool {
 /// An FP32 from which a narrower type rounds as it would from `value` itself: of the two neighbours, the one whose last bit is set
 /// (Boldo and Melquiond, "When double rounding is odd").
 fn round_to_odd(value: f64) -> f32 {
-    #[allow(clippy::cast_possible_truncation, reason = "rounding is what is wanted")]
+    #[expect(clippy::cast_possible_truncation, reason = "rounding is what is wanted")]
     let nearest = value as f32;
     if is_exact(nearest, value) || nearest.to_bits() & 1 == 1 || !nearest.is_finite() {
         return nearest;

@@ -9,11 +9,9 @@ use tokio::{
 };
 use tonic::Code;
 use torchmodel_server::grpc::proto::{ModelInferRequest, model_infer_request::InferInputTensor};
+use torchmodel_testing::{Answer, grpc, http};
 
-use crate::{
-    client::{Answer, grpc, http},
-    server::{MAX_REQUEST_BYTES, Server},
-};
+use crate::server::{MAX_REQUEST_BYTES, Server};
 
 const INFER: &str = "POST /v2/models/vector/infer";
 /// A model whose answer is small.

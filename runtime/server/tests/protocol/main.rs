@@ -4,7 +4,6 @@
 //! server up; `garbage` throws bytes at the ports. Every server binds port 0 and no test sleeps.
 
 mod cases;
-mod client;
 mod garbage;
 mod grpc;
 mod h2_client;

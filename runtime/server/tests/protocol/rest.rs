@@ -11,14 +11,11 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-
 use torchmodel_core::metrics::Protocol;
 use torchmodel_server::admission::Direction;
+use torchmodel_testing::{Answer, exchange, http, rest_outputs};
 
-use crate::{
-    client::{Answer, exchange, http, rest_outputs},
-    server::{MAX_REQUEST_BYTES, Server},
-};
+use crate::server::{MAX_REQUEST_BYTES, Server};
 
 const VECTOR: &str = r#"{"inputs":[{"name":"input","shape":[2],"datatype":"FP32","data":[1.5,-2]}]}"#;
 
@@ -185,6 +182,23 @@ async fn non_finite_numbers_travel_both_ways() {
     };
     assert!(ask("").await.ends_with(r#""data":[NaN,Infinity,-Infinity]}]}"#));
     assert!(ask(r#""strict_json":true"#).await.ends_with(r#""data":[null,null,null]}]}"#));
+}
+
+#[tokio::test]
+async fn halves_are_numbers_in_json() {
+    let server = Server::start().await;
+    let ask = async |datatype: &str, data: &str| {
+        let body = format!(r#"{{"inputs":[{{"name":"input","shape":[1,2],"datatype":"{datatype}","data":{data}}}]}}"#);
+        let line = format!("POST /v2/models/identity_{}/infer", datatype.to_lowercase());
+        let answer = http(server.rest, &line, &[], body.as_bytes()).await;
+        (answer.status, String::from_utf8(answer.body).unwrap())
+    };
+    let (status, text) = ask("FP16", "[[0.1,-65504]]").await;
+    assert!(status == 200 && text.ends_with(r#""data":[0.099975586,-65504.0]}]}"#), "{text}");
+    let (status, text) = ask("BF16", "[[1,NaN]]").await;
+    assert!(status == 200 && text.ends_with(r#""data":[1.0,NaN]}]}"#), "{text}");
+    let (status, text) = ask("FP16", "[[0,70000]]").await;
+    assert!(status == 400 && text.contains("element 1 of 'data' is 70000, which is not a value of FP16"), "{text}");
 }
 
 #[tokio::test]

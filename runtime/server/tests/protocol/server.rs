@@ -3,10 +3,9 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Condvar, Mutex},
-    time::Duration,
 };
 
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::task::JoinHandle;
 use torchmodel_core::{
     engine::{
         EngineError,
@@ -18,7 +17,8 @@ use torchmodel_core::{
     service::InferenceService,
     tensor::{DataType, DataTypeExt, Tensor},
 };
-use torchmodel_server::{Listeners, Serving, admission::Admission, protocol::Limits, serve};
+use torchmodel_server::{admission::Admission, protocol::Limits};
+use torchmodel_testing::{Bounds, Served};
 
 /// Every datatype of the protocol.
 pub const DATATYPES: [DataType; 14] = [
@@ -68,8 +68,7 @@ pub struct Server {
     pub service: InferenceService,
     pub gate: Arc<Gate>,
     pub admission: Admission,
-    stop: Option<oneshot::Sender<()>>,
-    task: Option<JoinHandle<bool>>,
+    served: Served,
 }
 
 impl Server {
@@ -85,32 +84,17 @@ impl Server {
         for model in models(&gate) {
             model.serve(&repository, &metrics).unwrap();
         }
-        let service = InferenceService::new(Arc::clone(&repository));
         let admission = Admission::new(max_inflight_bytes);
-        let bind = || TcpListener::bind("127.0.0.1:0");
-        let (rest, grpc, admin) = (bind().await.unwrap(), bind().await.unwrap(), bind().await.unwrap());
-        let addresses = [&rest, &grpc, &admin].map(|listener| listener.local_addr().unwrap());
-        let serving = Serving {
-            service: service.clone(),
-            metrics,
-            limits: Limits { max_request_bytes: MAX_REQUEST_BYTES, ..Limits::default() },
-            admission: admission.clone(),
-            max_connections: 1000,
-            io_threads: 2,
-            drain_timeout: Duration::from_secs(20),
-        };
-        let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(serve(Listeners { rest, grpc, admin }, serving, async {
-            let _ = stopped.await;
-        }));
-        let [rest, grpc, admin] = addresses;
-        Self { rest, grpc, admin, repository, service, gate, admission, stop: Some(stop), task: Some(task) }
+        let limits = Limits { max_request_bytes: MAX_REQUEST_BYTES, ..Limits::default() };
+        let bounds = Bounds { limits, admission: admission.clone(), ..Bounds::default() };
+        let served = Served::start(Arc::clone(&repository), metrics, bounds).await;
+        let (rest, grpc, admin, service) = (served.rest, served.grpc, served.admin, served.service.clone());
+        Self { rest, grpc, admin, repository, service, gate, admission, served }
     }
 
     /// Asks the server to stop; the task gives whether everything in flight was answered.
     pub fn stop(&mut self) -> JoinHandle<bool> {
-        drop(self.stop.take());
-        self.task.take().unwrap()
+        self.served.stop()
     }
 
     /// A model that is not ready yet.

@@ -7,9 +7,9 @@ use torchmodel_server::{
     admission::Direction,
     grpc::proto::{ModelInferRequest, ModelInferResponse, model_infer_request::InferInputTensor},
 };
+use torchmodel_testing::{grpc, http};
 
 use crate::{
-    client::{grpc, http},
     h2_client::{self, call, connect, prefixed},
     server::{MAX_REQUEST_BYTES, Server},
 };

@@ -7,8 +7,7 @@ use prost::Message;
 use torchmodel_core::slab::ALIGNMENT;
 
 use super::*;
-use crate::admission::Admission;
-use crate::grpc::proto::model_infer_request::InferRequestedOutputTensor;
+use crate::{admission::Admission, grpc::proto::model_infer_request::InferRequestedOutputTensor};
 
 const LIMITS: Limits = Limits { max_request_bytes: 1 << 20, are_tensors_compressed: false };
 

@@ -94,7 +94,7 @@ proptest! {
         let body = Bytes::from(elements.concat());
         let pieces = cut(&body, &cuts);
         for datatype in [DataType::Fp32, DataType::Bytes] {
-            let input = InputSignature { name: "x".into(), datatype: Some(datatype), shape: Some(vec![-1]), is_optional: false, is_batched: false };
+            let input = InputSignature { name: "x".into(), datatype: Some(datatype), shape: Some(vec![-1]), is_optional: false, is_batched: false, is_flattened: false };
             let metadata = ModelMetadata {
                 name: "m".parse().unwrap(), versions: vec![], platform: String::new(), inputs: vec![input], outputs: vec![],
                 properties: std::collections::BTreeMap::new(),

@@ -2,6 +2,7 @@
 
 use std::{io, io::Write, time::Instant};
 
+use axum::body::Body;
 use flate2::{
     Compression,
     write::{GzEncoder, ZlibEncoder},
@@ -30,6 +31,7 @@ async fn read_raw(headers: &HeaderMap, body: Body, limit: usize, admission: &Adm
         shape: Some(vec![-1]),
         is_optional: false,
         is_batched: false,
+        is_flattened: false,
     };
     let metadata = ModelMetadata {
         name: "m".parse().unwrap(),
