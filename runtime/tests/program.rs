@@ -194,6 +194,24 @@ fn a_bare_archive_serves_under_its_files_name_and_sigterm_ends_it_cleanly() {
 }
 
 #[test]
+fn what_a_model_prints_reaches_the_log_line_by_line_with_its_name() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("talker.pt");
+    torch_shim::define_module("def forward(self, x):\n  print('one\\ntwo', x.size())\n  return x\n", &[], &path)
+        .unwrap();
+    let file = folder.path().join("talker.yaml");
+    let inputs = "inputs: [{name: x, datatype: FP32, shape: [3]}]";
+    let manifest = format!("source: {{uri: 'file://{}'}}\nmodel: {{name: talker, {inputs}}}\n", path.display());
+    fs::write(&file, manifest).unwrap();
+    let mut serving = Serving::start(&file, &[]);
+    for line in ["print: one", "print: two [3]"] {
+        assert_eq!(serving.wait_for("print: ")["message"], line);
+    }
+    assert_eq!(serving.wait_for("print: one")["model"], "talker");
+    serving.wait_for("ready");
+}
+
+#[test]
 fn it_is_live_but_not_ready_while_it_waits_for_the_artifact() {
     let folder = TempDir::new().unwrap();
     // A source that accepts connections and never answers.

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 import wave
 
@@ -137,6 +138,95 @@ def images(binary):
                       f"device with copies; direct {timed(lambda: direct(torch.from_numpy(x).cuda()).cpu()):.2f} ms")
 
 
+class Rows(torch.nn.Module):
+    """Looks rows up, which on a GPU a kernel does: an index that is not there stops the device for good."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(2, 2)
+
+    def forward(self, i):
+        return self.table(i)
+
+
+def lost(binary):
+    with tempfile.TemporaryDirectory() as folder:
+        path, message = os.path.join(folder, "rows.pt"), pathlib.Path(folder) / "termination-log"
+        message.touch()
+        torch.jit.script(Rows().eval()).save(path)
+        config = {"source": {"uri": "file://" + path},
+                  "model": {"name": "rows", "inputs": [{"name": "i", "datatype": "INT64", "shape": [-1]}]}}
+        with Server(binary, config, "--device=cuda:0", f"--termination-message={message}") as server:
+            server.ask("rows", "output", i=np.array([0, 1], dtype=np.int64))
+            try:
+                server.ask("rows", "output", i=np.array([0, 7], dtype=np.int64))
+                sys.exit("an index that is not there was answered")
+            except urllib.error.HTTPError as error:
+                print(f"a device-side assert: HTTP {error.code}, {error.read().decode().strip()}")
+                assert error.code >= 500, error.code
+            code = server.process.wait(timeout=60)
+            print(f"  the program ended with {code} and said: {message.read_text().strip()}")
+            assert code == 1 and "the device is lost" in message.read_text()
+
+
+class State(torch.nn.Module):
+    """A recurrent network that gives its state back, or keeps it."""
+
+    def __init__(self, keeps: bool):
+        super().__init__()
+        self.lstm = torch.nn.LSTM(4, 4, batch_first=True)
+        self.keeps = keeps
+        self.h = torch.zeros(1, 1, 4)
+        self.c = torch.zeros(1, 1, 4)
+
+    def forward(self, x):
+        y, (h, c) = self.lstm(x, (self.h, self.c))
+        if self.keeps:
+            self.h, self.c = h, c
+        return y, h, c
+
+
+def models():
+    """Names of models as people have them, the models, and whether they keep something."""
+    nn = torch.nn
+    x = torch.zeros(1, 8, 16)
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2, enable_nested_tensor=False).eval()
+    yield "a traced network", network(), False
+    yield "a scripted transformer encoder", torch.jit.script(encoder), False
+    yield "a traced transformer encoder", torch.jit.trace(encoder, x, check_trace=False), False
+    yield "a scripted attention", torch.jit.script(nn.MultiheadAttention(16, 2, batch_first=True).eval()), False
+    yield "a scripted LSTM", torch.jit.script(nn.LSTM(16, 8, 2, bidirectional=True, batch_first=True).eval()), False
+    yield "a scripted GRU", torch.jit.script(nn.GRU(16, 8, batch_first=True).eval()), False
+    yield "an LSTM that gives its state back", torch.jit.script(State(False).eval()), False
+    yield "an LSTM that keeps its state", torch.jit.script(State(True).eval()), True
+    norms = nn.Sequential(nn.Conv1d(8, 8, 3), nn.BatchNorm1d(8), nn.InstanceNorm1d(8, track_running_stats=True), nn.GroupNorm(2, 8), nn.Dropout())
+    yield "scripted normalisations", torch.jit.script(norms.eval()), False
+    yield "normalisations traced while training", torch.jit.trace(norms.train(), x, check_trace=False), True
+    try:
+        import torchvision
+        for name in ("resnet18", "mobilenet_v3_small", "vit_b_16"):
+            yield f"a scripted {name}", torch.jit.script(getattr(torchvision.models, name)().eval()), False
+    except ImportError:
+        print("no torchvision here: its models are left out")
+    try:
+        import transformers
+        bert = transformers.BertModel(transformers.BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64), add_pooling_layer=True)
+        ids = torch.zeros(1, 8, dtype=torch.long)
+        yield "a traced BERT", torch.jit.trace(bert.eval(), (ids, torch.ones_like(ids)), strict=False), False
+    except ImportError:
+        print("no transformers here: BERT is left out")
+
+
+def ordinary(binary):
+    with tempfile.TemporaryDirectory() as folder:
+        for name, module, keeps in models():
+            path = os.path.join(folder, "model.pt")
+            module.save(path)
+            text = subprocess.run([binary, "inspect", path], capture_output=True, text=True, check=True).stdout
+            print(f"{name}: {'stateful' if 'stateful:' in text else 'keeps nothing'}")
+            assert ("stateful:" in text) == keeps, text
+
+
 def timed(call):
     times = []
     for _ in range(RUNS):
@@ -158,7 +248,9 @@ def main():
               f"on the GPU {np.abs(answer - direct).max():.3g}, from the CPU's answers {np.abs(answer - on_cpu[name]).max():.3g}")
         assert np.abs(answer - direct).max() < 1e-6 and np.abs(answer - on_cpu[name]).max() < 1e-3
     images(binary)
-    print("passed: speech on cuda:0, a batched network on cuda:0")
+    ordinary(binary)
+    lost(binary)
+    print("passed: speech and a batched network on cuda:0, the state of models as people have them, a lost device")
 
 
 if __name__ == "__main__":

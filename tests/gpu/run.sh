@@ -3,7 +3,9 @@
 # NVIDIA GPU and a Python that has torch 2.11 (CUDA 13), whose wheels hold the same libraries, after `make image-files demo-files`
 # here or elsewhere. CI has no GPU and does not run this; without one it says so and exits 77, as skipped.
 #
-#   tests/gpu/run.sh [BINARY]        default: target/image/bin/torchmodel-runtime
+#   tests/gpu/run.sh [BINARY [SHIM_TESTS]]        default: target/image/bin/torchmodel-runtime
+#
+# SHIM_TESTS is the program that `cargo test -p torch-shim --test shim --no-run` names: its tests of a GPU are run too.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -28,4 +30,7 @@ for name in sys.stdin.read().split():
         shutil.copy(found[0], sys.argv[1])
 ' "$image/lib"
 echo "$(find "$image/lib" -type f | wc -l) libraries, $(du -sh "$image/lib" | cut -f1)"
+if [ -n "${2:-}" ]; then
+	LD_LIBRARY_PATH=$image/lib "$2" gpu:: --nocapture --test-threads=1
+fi
 python3 tests/gpu/check.py "$image/bin/$(basename "$binary")"

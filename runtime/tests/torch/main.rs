@@ -2,4 +2,5 @@
 
 mod models;
 mod silero;
+mod state;
 mod support;

@@ -171,6 +171,32 @@ async fn whose_fault_a_failing_operator_is_depends_on_what_was_declared() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_failure_that_no_form_explains_is_not_the_clients_however_little_is_declared() {
+    for (source, value, text) in [
+        ("def forward(self, x):\n  return 1 // int(x.sum())\n", 0.0, "division by 0"),
+        ("def forward(self, x):\n  return torch.linalg_inv(x.view([1, 1]))\n", 0.0, "singular"),
+    ] {
+        let (model, _) = load_source(source, &[], "{}").unwrap();
+        let error = ask(&model, vec![floats("x", &[1], &[value])]).await.unwrap_err();
+        assert!(matches!(&error, InferError::Internal(why) if why.contains(text)), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_request_chose_wrongly_is_told_to_the_client() {
+    let source = "def forward(self, x, i: int):\n  return x[i]\n";
+    let spec = "{inputs: [{name: x, datatype: FP32, shape: [2]}]}";
+    let (model, _) = load_source(source, &[], spec).unwrap();
+    let error = ask(&model, vec![floats("x", &[2], &[1.0, 2.0]), integer("i", 7)]).await.unwrap_err();
+    assert!(matches!(&error, InferError::InvalidRequest(why) if why.contains("index 7 out of range")), "{error}");
+    let source = "def forward(self, x):\n  return torch.softmax(x, 0)\n";
+    let (model, _) = load_source(source, &[], "{}").unwrap();
+    let error = ask(&model, vec![integer("x", 1)]).await.unwrap_err();
+    let text = "\"softmax_lastdim_kernel_impl\" not implemented for 'Long'; declare datatype";
+    assert!(matches!(&error, InferError::InvalidRequest(why) if why.contains(text)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_nobody_waits_for_any_more_is_answered_in_time() {
     let source = "def forward(self, x):\n  y = x\n  for i in range(60000):\n    y = y + 1\n  return y\n";
     let spec =

@@ -88,14 +88,26 @@ bool writes_inside(const AliasInfo &info) {
   return false;
 }
 
-// Operators whose schema says that their result is new and which may all the same give back what they were given.
+// Operators whose schema says that their result is new and which may all the same give back what they were given first.
 bool may_return_its_input(const std::string &name) {
   static const std::set<std::string> names{
       "aten::dropout",         "aten::feature_dropout", "aten::alpha_dropout",     "aten::feature_alpha_dropout",
       "aten::native_dropout",  "aten::type_as",         "aten::sum_to_size",       "aten::conj_physical",
       "aten::atleast_1d",      "aten::atleast_2d",      "aten::atleast_3d",        "aten::pixel_shuffle",
-      "aten::pixel_unshuffle", "aten::channel_shuffle", "aten::native_channel_shuffle"};
+      "aten::pixel_unshuffle", "aten::channel_shuffle", "aten::native_channel_shuffle",
+      "aten::_unsafe_view",    "aten::dequantize",       "aten::to_dense"};
   return names.count(name) != 0;
+}
+
+// The same of operators that combine tensors, when there is but one.
+bool returns_a_single_input(Node *node, const std::string &name) {
+  if (name != "aten::einsum" && name != "aten::cartesian_prod") return false;
+  for (Value *input : node->inputs()) {
+    if (input->type()->kind() != TypeKind::ListType || !holds_memory(input->type())) continue;
+    Node *maker = input->node();
+    return maker->kind() != c10::prim::ListConstruct || maker->inputs().size() == 1;
+  }
+  return false;
 }
 
 bool ends_with(const std::string &text, const std::string &end) {
@@ -345,6 +357,7 @@ private:
         make(output, reach_of_inputs(node));
       }
       if (may_return_its_input(name)) join(output, node->input(0));
+      if (returns_a_single_input(node, name)) point(output, reach_of_inputs(node));
     }
   }
 

@@ -12,7 +12,7 @@ use torch_shim::{
 /// Tensors of floats (`f`), doubles (`d`) and whole numbers (`i`) by their shapes; `dtype` is libtorch's number.
 const NAMES: &str = "  f0 = torch.ones([0])\n  f23 = torch.ones([2, 3])\n  f33 = torch.ones([3, 3])\n  f3 = torch.ones([3])\n  f4 = torch.ones([4])\n  d33 = torch.ones([3, 3], dtype=7)\n  i3 = torch.ones([3], dtype=4)\n  big = torch.full([3], 7, dtype=4)\n  f1428 = torch.ones([1, 4, 2, 8])\n  w = torch.ones([8, 3, 3, 3])\n";
 
-const REFUSED: &[(TorchErrorKind, &str)] = &[
+pub const REFUSED: &[(TorchErrorKind, &str)] = &[
     (Shape, "torch.mm(f23, f23)"),
     (Shape, "torch.mm(f3, f33)"),
     (Shape, "torch.matmul(f23, f4)"),
@@ -151,24 +151,37 @@ const REFUSED: &[(TorchErrorKind, &str)] = &[
     (Torch, "torch.ones([2], device='meta').to('cpu')"),
 ];
 
-fn fault(folder: &TempDir, expression: &str) -> (TorchErrorKind, String) {
+/// The fault of an `expression` over tensors on `device`, a name of libtorch's.
+pub fn fault(folder: &TempDir, expression: &str, device: &str) -> (TorchErrorKind, String) {
     let path = folder.path().join("model.pt");
     let unpack = "  a, b = x\n  return a\n";
     let source = format!(
         "def pair(self, x: List[Tensor]):\n{unpack}def pair2(self, x: List[int]):\n{unpack}def forward(self):\n{NAMES}  return {}\n",
         expression.replace("pair", "self.pair")
     );
+    let source = if device == "cpu" { source } else { placed(&source, device) };
     define_module(&source, &[], &path).unwrap_or_else(|error| panic!("{expression}: {error}"));
     let error = Module::load(&path, Device::Cpu).unwrap().run("forward", &[]).err();
     let error = error.unwrap_or_else(|| panic!("{expression} is not refused"));
     (error.kind, error.sentence().to_owned())
 }
 
+/// The same source with each of its tensors on `device`.
+fn placed(source: &str, device: &str) -> String {
+    let mut parts = source.split("torch.ones([");
+    let first = parts.next().unwrap().to_owned();
+    let placed = parts.fold(first, |placed, part| {
+        let (shape, rest) = part.split_once(']').unwrap();
+        placed + &format!("torch.ones([{shape}], device='{device}'{rest}")
+    });
+    placed.replace("torch.full([3], 7, ", &format!("torch.full([3], 7, device='{device}', "))
+}
+
 #[test]
 fn each_refusal_of_an_operator_is_known_by_its_kind() {
     let folder = TempDir::new().unwrap();
     for (kind, expression) in REFUSED {
-        let (found, sentence) = fault(&folder, expression);
+        let (found, sentence) = fault(&folder, expression, "cpu");
         assert_eq!(found, *kind, "{expression}: {sentence}");
     }
 }

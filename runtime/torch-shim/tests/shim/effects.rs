@@ -107,6 +107,7 @@ const WRITES_TO_THE_MODULE: &[&str] = &[
     "y = self.w if bool(x.sum() > 0) else x\ny.add_(1)",
     "y = x + 1\nfor i in range(3):\n  y.add_(1)\n  y = self.w",
     "y = torch.dropout(self.w, 0.5, False)\ny.add_(1)\nreturn y",
+    "y = torch.einsum('i->i', [self.w])\ny.add_(1)\nreturn y",
     "torch.neg_(self.w)",
     "torch.add(x, x, out=self.w)",
     "y = [self.w]\ntorch._foreach_add_(y, 1.0)\nreturn y[0]",
@@ -168,6 +169,7 @@ const KEEPS_NOTHING: &[&str] = &[
     "y = torch.layer_norm(x, [1], self.p, self.w)\ny = torch.gelu(y)\ny.add_(1)",
     "y = torch.embedding(self.p.view([1, 1]), torch.zeros([1], dtype=4))\ny.mul_(2)",
     "y = torch.split(x * 2, [1])\ny[0].add_(self.w)",
+    "y = torch.einsum('i,j->ij', [x, self.w])\ny.add_(1)\nreturn y",
     "print(x)\nassert bool(x.sum() > 0)",
 ];
 

@@ -1,0 +1,7 @@
+//! The shim against a real libtorch: models made here, described, run and made to fail.
+
+mod effects;
+mod gpu;
+mod module;
+mod refused;
+mod state;
