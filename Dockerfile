@@ -60,6 +60,8 @@ COPY --from=runtime-files /src/target/image/lib/ /opt/torchmodel/lib/
 COPY --from=runtime-files /src/target/image/bin/torchmodel-runtime /opt/torchmodel/bin/torchmodel-runtime
 LABEL org.opencontainers.image.title="torchmodel-runtime" \
       org.opencontainers.image.description="Inference runtime for TorchScript models, for CPUs"
+# How long OpenMP's threads look for work before they sleep; the program would otherwise start itself again to set it.
+ENV GOMP_SPINCOUNT=10000
 EXPOSE 8080 8081 8082
 ENTRYPOINT ["/opt/torchmodel/bin/torchmodel-runtime"]
 
@@ -74,5 +76,7 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
     LD_LIBRARY_PATH=/opt/torchmodel/lib:/usr/local/nvidia/lib64
 LABEL org.opencontainers.image.title="torchmodel-runtime" \
       org.opencontainers.image.description="Inference runtime for TorchScript models, for NVIDIA GPUs and CPUs"
+# How long OpenMP's threads look for work before they sleep; the program would otherwise start itself again to set it.
+ENV GOMP_SPINCOUNT=10000
 EXPOSE 8080 8081 8082
 ENTRYPOINT ["/opt/torchmodel/bin/torchmodel-runtime"]

@@ -115,6 +115,7 @@ lint: libtorch ## Format, lints (clippy pedantic, no warnings), scripts, licence
 	@tests/lint.sh
 	@$(call say,lints)
 	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@$(CARGO) clippy --locked -p torchmodel-core --features shuttle --test orders -- -D warnings
 	@$(call say,documentation)
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 
@@ -122,6 +123,8 @@ lint: libtorch ## Format, lints (clippy pedantic, no warnings), scripts, licence
 test-code: libtorch cluster-programs demo-files ## Unit and integration tests, with a real API server and a real S3 server
 	@$(call say,unit and integration tests)
 	@$(CARGO) test --locked --workspace
+	@$(call say,the scheduler in many orders of its threads)
+	@$(CARGO) test --locked -p torchmodel-core --features shuttle --test orders
 
 .PHONY: test-cluster
 test-cluster: demo-files ## End-to-end tests on the local cluster, or on the one that KUBECONFIG names

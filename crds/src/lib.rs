@@ -7,7 +7,13 @@
 //! know nothing of Kubernetes: what does is behind the feature `kubernetes`. The feature `schema` checks a manifest as an API server
 //! would.
 
-#![expect(clippy::doc_markdown, reason = "`kubectl explain` shows these comments, where backticks would only be noise")]
+#![cfg_attr(
+    any(feature = "kubernetes", feature = "schema"),
+    expect(
+        clippy::doc_markdown,
+        reason = "`kubectl explain` shows these comments, where backticks would only be noise"
+    )
+)]
 
 #[cfg(feature = "kubernetes")]
 mod crd;

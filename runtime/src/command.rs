@@ -13,16 +13,16 @@ use torchmodel_torch::{TorchLoader, devices};
 use crate::{
     args::{Command, InspectArguments, PullArguments, ServeArguments},
     manifest::requested_models,
-    misused, serve,
+    misused, openmp,
+    serve::serve,
+    source::artifact_options,
 };
-
-/// For all but connections, which have threads of their own: fetching, accepting, signals.
-const WORKER_THREADS: usize = 2;
 
 /// Runs one subcommand.
 pub fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(arguments) => {
+            openmp::settle_spinning();
             let runtime = tokio()?;
             // First of all: the first process of a container is deaf to signals for which it has no handler.
             let signals = runtime
@@ -30,9 +30,9 @@ pub fn run(command: Command) -> Result<(), Failure> {
                 .map_err(|error| misused(format!("listening for signals: {error}")))?;
             // CUDA has to be loaded before anything else touches libtorch.
             let loader = loader(&arguments)?;
-            let result = runtime.block_on(serve::serve(*arguments, loader, signals));
-            // A load that is not finished must not hold up the end.
-            runtime.shutdown_background();
+            let result = runtime.block_on(serve(*arguments, loader, signals));
+            // Not shut down: a load that is not finished uses it until the process ends, which is right after this.
+            std::mem::forget(runtime);
             result
         }
         Command::Inspect(arguments) => inspect(&arguments),
@@ -42,7 +42,6 @@ pub fn run(command: Command) -> Result<(), Failure> {
 
 fn tokio() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKER_THREADS)
         .enable_all()
         .build()
         .map_err(|error| misused(format!("starting the async runtime: {error}")))
@@ -69,7 +68,7 @@ fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
 }
 
 async fn pull(arguments: &PullArguments) -> Result<(), Failure> {
-    let options = serve::artifact_options(&arguments.artifact);
+    let options = artifact_options(&arguments.artifact);
     for config in requested_models(&arguments.files, arguments.artifact.artifact.as_deref())? {
         let artifact = artifact::pull(&config.source, &options).await.map_err(|error| error.failure())?;
         println!("{}", artifact.path.display());

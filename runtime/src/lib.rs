@@ -2,12 +2,17 @@
 //!
 //! The program alone: its arguments, its commands, and the wiring of the crates below it. ARCHITECTURE.md has the map.
 
+mod admission;
 pub mod args;
 mod command;
 pub mod inspect;
 mod machine;
 pub mod manifest;
+mod openmp;
+mod ports;
 pub mod serve;
+mod source;
+mod termination;
 
 use std::process::ExitCode;
 
@@ -25,15 +30,10 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Inspect(_) | Command::Pull(_) => None,
     };
     let result = command::run(arguments.command);
-    if let Err(failure) = &result {
-        serve::report(failure, termination_message.as_deref());
-    }
+    termination::report(&result, termination_message.as_deref());
+    // What it holds back is written before the program leaves.
     drop(log);
-    // `serve` may leave a thread inside an inference or a load that never ends, so nothing may wait for it.
-    if termination_message.is_some() {
-        torch_shim::exit_now(i32::from(result.is_err()));
-    }
-    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    termination::exit(&result, termination_message.is_some())
 }
 
 /// A command line, or a machine, with which the program cannot start.

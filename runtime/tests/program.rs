@@ -81,6 +81,21 @@ fn what_cannot_be_served_ends_the_program_with_one_line_for_the_operator() {
 }
 
 #[test]
+fn openmps_threads_look_for_work_as_long_as_was_measured_or_as_the_user_says() {
+    let folder = TempDir::new().unwrap();
+    let file = model(&folder);
+    let spin_count = |serving: &Serving| {
+        let environment = fs::read(format!("/proc/{}/environ", serving.child.id())).unwrap();
+        let values = environment.split(|byte| *byte == 0).map(text);
+        values.filter_map(|line| line.strip_prefix("GOMP_SPINCOUNT=").map(str::to_owned)).collect::<Vec<_>>()
+    };
+    assert_eq!(spin_count(&Serving::start(&file, &[])), ["10000"], "under the same process id");
+    let mut command = program();
+    command.env("GOMP_SPINCOUNT", "7");
+    assert_eq!(spin_count(&Serving::spawn(command, &file, &[])), ["7"]);
+}
+
+#[test]
 fn a_port_that_is_taken_is_named_with_the_flag_that_changes_it() {
     let folder = TempDir::new().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -112,6 +127,10 @@ impl Serving {
     fn start_in(folder: &Path, file: &Path, more: &[&str]) -> Self {
         let mut command = program();
         command.current_dir(folder);
+        Self::spawn(command, file, more)
+    }
+
+    fn spawn(mut command: Command, file: &Path, more: &[&str]) -> Self {
         command
             .args(["serve", "--log-format=json", "--http-address=127.0.0.1:0"])
             .env("TORCHMODEL_SHUTDOWN_DELAY", "0s");
@@ -145,6 +164,16 @@ impl Serving {
         answer
     }
 
+    /// POSTs a request in JSON for an inference; the answer's status.
+    fn infer(&self, model: &str, body: &str) -> u16 {
+        let mut stream = TcpStream::connect(&self.http).unwrap();
+        let head = format!("POST /v2/models/{model}/infer HTTP/1.1\r\nHost: m\r\nConnection: close");
+        write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
     fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
@@ -159,7 +188,7 @@ fn a_bare_archive_serves_under_its_files_name_and_sigterm_ends_it_cleanly() {
     assert!(serving.get("/v2/health/ready").starts_with("HTTP/1.1 200"));
     assert!(serving.get("/v2/models/twice").contains("\"name\":\"twice\""));
     serving.signal("TERM");
-    serving.wait_for("told to stop");
+    serving.wait_for("shutting down");
     serving.wait_for("stopped; every request was answered");
     assert_eq!(serving.child.wait().unwrap().code(), Some(0));
 }
@@ -234,7 +263,7 @@ fn a_relative_path_is_enough_and_an_inference_that_never_ends_does_not_keep_the_
         .unwrap();
     while !serving.get("/v2/health/ready").starts_with("HTTP/1.1 200") {}
     serving.signal("TERM");
-    serving.wait_for("told to stop");
+    serving.wait_for("shutting down");
     assert_eq!(serving.child.wait().unwrap().code(), Some(0));
 }
 
@@ -254,7 +283,7 @@ fn a_program_that_is_told_to_stop_while_it_loads_stops_at_once_and_is_never_read
             serving.wait_for(step);
         }
         serving.signal("TERM");
-        serving.wait_for("told to stop before the model was ready");
+        serving.wait_for("shutting down before every model was ready");
         assert_eq!(serving.child.wait().unwrap().code(), Some(0), "{step}");
     }
 }
@@ -277,9 +306,44 @@ fn a_draining_server_still_answers_and_ends_kept_connections() {
     };
     assert!(!ask(&mut kept).contains("connection: close"));
     serving.signal("TERM");
-    serving.wait_for("told to stop");
+    serving.wait_for("shutting down");
     let head = ask(&mut kept);
     assert!(head.starts_with("http/1.1 200") && head.contains("connection: close"), "{head}");
     serving.signal("TERM");
     assert_eq!(serving.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_log_filter_that_names_no_level_is_refused_with_the_list_and_an_empty_one_shows_errors() {
+    for filter in ["--log=warning", "--log=verbose"] {
+        let output = program().args(["inspect", "/does/not/exist.pt", filter]).output().unwrap();
+        let printed = text(&output.stderr);
+        assert!(printed.contains("off, error, warn, info, debug or trace"), "{filter}: {printed}");
+        assert_eq!(output.status.code(), Some(2));
+    }
+    let output = program().env("TORCHMODEL_LOG", "").args(["inspect", "/does/not/exist.pt"]).output().unwrap();
+    assert!(text(&output.stderr).contains("/does/not/exist.pt"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_client_whose_requests_fail_in_a_loop_leaves_six_lines_in_the_log() {
+    let folder = TempDir::new().unwrap();
+    let archive = folder.path().join("inverse.pt");
+    torch_shim::define_module("def forward(self, x):\n  return torch.inverse(x)\n", &[], &archive).unwrap();
+    let file = folder.path().join("model.yaml");
+    let model = "{inputs: [{name: x, datatype: FP32, shape: [1, 1]}], warmup: {inputs: [{name: x, fill: '1'}]}}";
+    fs::write(&file, format!("source: {{uri: 'file://{}'}}\nmodel: {model}\n", archive.display())).unwrap();
+    let mut serving = Serving::start(&file, &[]);
+    serving.wait_for("ready");
+    let zero = r#"{"inputs": [{"name": "x", "shape": [1, 1], "datatype": "FP32", "data": [0]}]}"#;
+    for _ in 0..40 {
+        assert_eq!(serving.infer("model", zero), 500);
+    }
+    serving.signal("TERM");
+    let mut log = String::new();
+    serving.log.read_to_string(&mut log).unwrap();
+    let lines = |part: &str| log.lines().filter(|line| line.contains(part)).count();
+    // The first five, and one that tells how many more there were; twice where ten seconds have passed meanwhile.
+    assert!((2..=12).contains(&lines("the model failed")), "{log}");
+    assert!(lines(" more like it in the last ") >= 1, "{log}");
 }

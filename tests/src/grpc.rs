@@ -7,16 +7,10 @@ use tonic::{
     Status,
     transport::{Channel, Endpoint},
 };
-use torchmodel_server::grpc::proto::{
-    ModelInferRequest, ModelReadyRequest, grpc_inference_service_client::GrpcInferenceServiceClient,
-    model_infer_request::InferInputTensor,
-};
+use torchmodel_server::grpc::proto::{ModelReadyRequest, grpc_inference_service_client::GrpcInferenceServiceClient};
+use torchmodel_testing::{TestTensor, fp32_values, grpc_request};
 
-use crate::{
-    Input,
-    tensor::values,
-    wait::{PATIENCE, in_time},
-};
+use crate::wait::{PATIENCE, in_time};
 
 /// Asks one address, over one connection that is made again when it ends.
 #[derive(Clone, Debug)]
@@ -30,19 +24,8 @@ impl GrpcClient {
     }
 
     /// An inference; the first output's FP32 values.
-    pub async fn infer(&self, model: &str, inputs: &[Input]) -> Result<Vec<f32>> {
-        let described = inputs.iter().map(|input| InferInputTensor {
-            name: input.name.clone(),
-            datatype: input.datatype().to_owned(),
-            shape: input.shape.clone(),
-            ..InferInputTensor::default()
-        });
-        let request = ModelInferRequest {
-            model_name: model.to_owned(),
-            inputs: described.collect(),
-            raw_input_contents: inputs.iter().map(Input::raw).collect(),
-            ..ModelInferRequest::default()
-        };
+    pub async fn infer(&self, model: &str, inputs: &[TestTensor]) -> Result<Vec<f32>> {
+        let request = grpc_request(model, inputs);
         let ask = async || self.0.clone().model_infer(request.clone()).await;
         let answer = async {
             match ask().await {
@@ -51,7 +34,7 @@ impl GrpcClient {
             }
         };
         let answer = in_time("an answer over gRPC", PATIENCE, answer).await??.into_inner();
-        Ok(values(answer.raw_output_contents.first().context("the answer has no output")?))
+        Ok(fp32_values(answer.raw_output_contents.first().context("the answer has no output")?))
     }
 
     /// Whether the model takes requests.

@@ -16,7 +16,6 @@ mod report;
 mod rest;
 mod settings;
 mod sound;
-mod tensor;
 mod traffic;
 mod wait;
 
@@ -30,6 +29,5 @@ pub use release::Release;
 pub use rest::RestClient;
 pub use settings::Settings;
 pub use sound::recording;
-pub use tensor::{Input, floats, integers};
 pub use traffic::Traffic;
 pub use wait::{PATIENCE, eventually, eventually_any, gone, in_time};

@@ -4,12 +4,9 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
+use torchmodel_testing::{TestTensor, fp32_values, json_input, to_json};
 
-use crate::{
-    Input,
-    tensor::values,
-    wait::{PATIENCE, in_time},
-};
+use crate::wait::{PATIENCE, in_time};
 
 /// Where the JSON ends in a body with binary tensor data.
 const HEADER_LENGTH: &str = "inference-header-content-length";
@@ -43,31 +40,25 @@ impl RestClient {
     }
 
     /// An inference in JSON; the first output's FP32 values.
-    pub async fn infer(&self, model: &str, inputs: &[Input]) -> Result<Vec<f32>> {
-        let inputs: Vec<Value> = inputs.iter().map(Input::json).collect();
+    pub async fn infer(&self, model: &str, inputs: &[TestTensor]) -> Result<Vec<f32>> {
+        let inputs: Vec<Value> = inputs.iter().map(|input| json_input(input, to_json(input))).collect();
         let (_, body) = self.post(model, json!({"inputs": inputs}).to_string().into(), None).await?;
         let answer: Value = serde_json::from_slice(&body)?;
         Ok(serde_json::from_value(answer["outputs"][0]["data"].clone())?)
     }
 
     /// The same with binary tensor data in both directions.
-    pub async fn infer_binary(&self, model: &str, inputs: &[Input]) -> Result<Vec<f32>> {
-        let described: Vec<Value> = inputs
-            .iter()
-            .map(|input| {
-                json!({"name": input.name, "shape": input.shape, "datatype": input.datatype(),
-                    "parameters": {"binary_data_size": input.raw().len()}})
-            })
-            .collect();
+    pub async fn infer_binary(&self, model: &str, inputs: &[TestTensor]) -> Result<Vec<f32>> {
+        let described: Vec<Value> = inputs.iter().map(|input| json_input(input, None)).collect();
         let header = json!({"inputs": described, "parameters": {"binary_data_output": true}}).to_string();
         let length = header.len();
         let mut body = header.into_bytes();
         for input in inputs {
-            body.extend_from_slice(&input.raw());
+            body.extend_from_slice(&input.data);
         }
         let (header_length, body) = self.post(model, body, Some(length)).await?;
         let at = header_length.context("the answer is not binary")?;
-        Ok(values(body.get(at..).context("the answer is shorter than its header says")?))
+        Ok(fp32_values(body.get(at..).context("the answer is shorter than its header says")?))
     }
 
     /// Status and body of an inference request as it is given.

@@ -39,11 +39,13 @@ pub enum Figure {
     WakeUps,
     /// CPUs that the generator kept busy: near its threads, it is the generator that limits.
     GeneratorCpus,
+    /// CPUs that everything else on the machine kept busy: far from zero, times are not to be compared.
+    OtherCpus,
 }
 
 impl Figure {
     /// Every figure.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::RequestsPerSecond,
         Self::InGbPerSecond,
         Self::OutGbPerSecond,
@@ -57,6 +59,7 @@ impl Figure {
         Self::Faults,
         Self::WakeUps,
         Self::GeneratorCpus,
+        Self::OtherCpus,
     ];
 
     /// Head of its column.
@@ -76,6 +79,7 @@ impl Figure {
             Self::Faults => "faults/req",
             Self::WakeUps => "wake-ups/req",
             Self::GeneratorCpus => "generator CPUs",
+            Self::OtherCpus => "other CPUs",
         }
     }
 }
@@ -87,6 +91,8 @@ pub struct Cost {
     pub server: Option<Usage>,
     /// This program.
     pub generator: Usage,
+    /// CPU time of the whole machine, in seconds.
+    pub machine_seconds: f64,
     /// How far each counter went; `None` where the server has none of that name.
     pub counters: Vec<Option<f64>>,
 }
@@ -128,6 +134,11 @@ impl Figures {
             Figure::Faults => of_server(|usage| usage.minor_faults) / requests,
             Figure::WakeUps => of_server(|usage| usage.wake_ups) / requests,
             Figure::GeneratorCpus => cost.generator.cpu_seconds / seconds,
+            Figure::OtherCpus => {
+                let other = (cost.machine_seconds - cpu_seconds - cost.generator.cpu_seconds) / seconds;
+                // Ticks are coarse, so it may fall below zero; what is not known stays so.
+                if other < 0.0 { 0.0 } else { other }
+            }
         };
         Self {
             values: Figure::ALL.into_iter().map(value).collect(),
@@ -155,7 +166,7 @@ impl Figures {
 /// The median of each column over rounds.
 #[must_use]
 pub fn medians(rounds: &[Figures]) -> Vec<f64> {
-    medians_of(rounds.iter().map(|round| round.columns().collect()).collect())
+    medians_of(&rounds.iter().map(|round| round.columns().collect()).collect::<Vec<_>>())
 }
 
 /// The median of each column's ratio of `new` to `old` in the same round: what slows the machine for a while slows both.
@@ -163,10 +174,10 @@ pub fn medians(rounds: &[Figures]) -> Vec<f64> {
 pub fn median_ratios(new: &[Figures], old: &[Figures]) -> Vec<f64> {
     let round =
         |(new, old): (&Figures, &Figures)| new.columns().zip(old.columns()).map(|(new, old)| new / old).collect();
-    medians_of(new.iter().zip(old).map(round).collect())
+    medians_of(&new.iter().zip(old).map(round).collect::<Vec<_>>())
 }
 
-fn medians_of(rounds: Vec<Vec<f64>>) -> Vec<f64> {
+fn medians_of(rounds: &[Vec<f64>]) -> Vec<f64> {
     let columns = rounds.first().map_or(0, Vec::len);
     let column = |index| median(rounds.iter().filter_map(|round| round.get(index).copied()).collect());
     (0..columns).map(column).collect()
@@ -229,7 +240,7 @@ mod tests {
         let server =
             Usage { cpu_seconds: 0.25, minor_faults: 8.0, wake_ups: 12.0, peak_rss_bytes: 5e6, ..Usage::default() };
         let generator = Usage { cpu_seconds: 1.0, ..Usage::default() };
-        let cost = Cost { server: Some(server), generator, counters: vec![Some(40.0), None] };
+        let cost = Cost { server: Some(server), generator, machine_seconds: 2.0, counters: vec![Some(40.0), None] };
         let figures = Figures::new(&measured, &cost, false);
         for (figure, expected) in [
             (Figure::RequestsPerSecond, 8.0),
@@ -244,12 +255,17 @@ mod tests {
             (Figure::Faults, 2.0),
             (Figure::WakeUps, 3.0),
             (Figure::GeneratorCpus, 2.0),
+            (Figure::OtherCpus, 1.5),
         ] {
             assert!(is_near(figures.get(figure), expected), "{figure:?}: {}", figures.get(figure));
         }
         assert!(is_near(figures.counters[0], 10.0) && figures.counters[1].is_nan());
         let unknown = Figures::new(&measured, &Cost { server: None, ..cost }, false);
-        assert!(unknown.get(Figure::CpuUs).is_nan() && is_near(unknown.get(Figure::P90Us), 4.0));
+        assert!(
+            unknown.get(Figure::CpuUs).is_nan()
+                && unknown.get(Figure::OtherCpus).is_nan()
+                && is_near(unknown.get(Figure::P90Us), 4.0)
+        );
     }
 
     #[test]

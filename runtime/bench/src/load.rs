@@ -11,7 +11,7 @@ use crate::{
     cpus::CpuSet,
     figures::{Cost, Figures},
     generator::{Bound, Generator, GeneratorError},
-    process::{Process, ProcessError},
+    process::{Process, ProcessError, machine_cpu_seconds},
     request::{EncodedRequest, Wire},
     tensor::{Inference, Model, Tensor},
 };
@@ -118,11 +118,13 @@ pub fn run(load: &Arc<EncodedLoad>, target: Target, options: &RunOptions) -> Res
     let own = Process::new(std::process::id());
     let counters_before = read_counters()?;
     process.as_ref().map(Process::reset_peak).transpose()?;
+    let machine_before = machine_cpu_seconds()?;
     let own_before = own.snapshot()?;
     let before = process.as_ref().map(Process::snapshot).transpose()?;
     let measured = generator.run(options.bound)?;
     let after = process.as_ref().map(Process::snapshot).transpose()?;
     let own_after = own.snapshot()?;
+    let machine_seconds = machine_cpu_seconds()? - machine_before;
     let counters_after = read_counters()?;
     // The first request of a phase has its answer looked at, so this looks at the last of every connection, unless that was done.
     if measured.latencies_ns.len() > load.load.connections {
@@ -133,6 +135,7 @@ pub fn run(load: &Arc<EncodedLoad>, target: Target, options: &RunOptions) -> Res
     let cost = Cost {
         server: after.zip(before).map(|(after, before)| after.since(&before)),
         generator: own_after.since(&own_before),
+        machine_seconds,
         counters: counters_after
             .iter()
             .zip(&counters_before)

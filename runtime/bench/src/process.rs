@@ -141,6 +141,12 @@ impl Snapshot {
     }
 }
 
+/// CPU time that all of the machine has used since it started, in seconds; differences tell how busy it was.
+pub fn machine_cpu_seconds() -> Result<f64, ProcessError> {
+    let ticks = parsed(Path::new("/proc/stat"), parse_machine)?;
+    Ok(real(ticks) / real(rustix::param::clock_ticks_per_second()))
+}
+
 /// A count as a real number; exact below 2^53.
 #[expect(clippy::cast_precision_loss, reason = "figures are told with three digits")]
 pub(crate) fn real(count: u64) -> f64 {
@@ -159,6 +165,14 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
     Some(Stat { minor_faults: field(10)?, cpu_ticks: field(14)? + field(15)? })
+}
+
+/// Reads the first line of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal, and guests, which user holds already.
+fn parse_machine(text: &str) -> Option<u64> {
+    let fields = text.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
+    let ticks: Vec<u64> = fields.map(|field| field.parse().ok()).collect::<Option<_>>()?;
+    let [user, nice, system, _idle, _iowait, irq, softirq, steal, ..] = ticks.as_slice() else { return None };
+    Some(user + nice + system + irq + softirq + steal)
 }
 
 /// Reads a number of /proc/PID/status.
@@ -186,6 +200,13 @@ mod tests {
         assert_eq!(parse_status(text, "VmHWM"), Some(2048));
         assert_eq!(parse_status(text, "voluntary_ctxt_switches"), Some(12));
         assert_eq!(parse_status(text, "Vm"), None);
+    }
+
+    #[test]
+    fn a_machine_is_busy_with_all_but_idle_time_and_waiting() {
+        assert_eq!(parse_machine("cpu  1 20 300 4000 50000 6 70 800 9 9\ncpu0 1 2 3\n"), Some(1197));
+        assert_eq!(parse_machine("cpu0 1 2 3 4 5 6 7 8\n"), None);
+        assert!(machine_cpu_seconds().unwrap() > 0.0);
     }
 
     #[test]

@@ -153,7 +153,7 @@ mod tests {
 
     fn cost(cpu_seconds: f64, counter: Option<f64>) -> Cost {
         let usage = Usage { cpu_seconds, ..Usage::default() };
-        Cost { server: Some(usage), generator: usage, counters: vec![counter] }
+        Cost { server: Some(usage), generator: usage, machine_seconds: 1.0, counters: vec![counter] }
     }
 
     fn figures(cpu_seconds: f64, counter: Option<f64>) -> Figures {

@@ -4,20 +4,21 @@
 //! its [`RunningServer`] is dropped, whatever happens.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     io::{self, BufRead as _, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, Stdio},
     str::FromStr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{RecvTimeoutError, SyncSender, sync_channel},
     },
     thread,
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 
 use crate::{archive::ModelFiles, counters, cpus::CpuSet, load::Target};
@@ -84,6 +85,28 @@ pub struct ServerSetup {
     pub models: PathBuf,
     /// CPUs of the server.
     pub cpus: Option<CpuSet>,
+    /// Who ends the servers when the program is told to end.
+    pub running: Arc<RunningServers>,
+}
+
+/// The processes of the servers that run: a program that ends by a signal drops nothing, so it ends these by their numbers.
+#[derive(Debug, Default)]
+pub struct RunningServers(Mutex<BTreeSet<u32>>);
+
+impl RunningServers {
+    /// Ends all of them at once.
+    pub fn end(&self) {
+        for pid in self.processes().iter() {
+            if let Some(pid) = i32::try_from(*pid).ok().and_then(Pid::from_raw) {
+                // An error means that it has ended already.
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+
+    fn processes(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A server, ready.
@@ -91,6 +114,7 @@ pub struct ServerSetup {
 pub struct RunningServer {
     child: Child,
     ports: Ports,
+    running: Arc<RunningServers>,
 }
 
 /// The line of the log that tells the ports.
@@ -114,6 +138,7 @@ impl RunningServer {
         });
         let spawned = spawned.join().unwrap_or_else(|_| Err(io::Error::other("the starting thread panicked")));
         let mut child = spawned.map_err(start_error)?;
+        setup.running.processes().insert(child.id());
         let log = Arc::new(Mutex::new(VecDeque::new()));
         let (sender, ports) = sync_channel(1);
         if let Some(stderr) = child.stderr.take() {
@@ -122,7 +147,8 @@ impl RunningServer {
         }
         // From here on the child ends with `server`.
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Self { child, ports: Ports { http: unknown, grpc: unknown, metrics: unknown } };
+        let ports_unknown = Ports { http: unknown, grpc: unknown, metrics: unknown };
+        let mut server = Self { child, ports: ports_unknown, running: Arc::clone(&setup.running) };
         let end = Instant::now() + START_TIMEOUT;
         let is_ready = match ports.recv_timeout(START_TIMEOUT) {
             Ok(ports) => {
@@ -162,6 +188,7 @@ impl Drop for RunningServer {
         // An error means that it has ended already.
         drop(self.child.kill());
         drop(self.child.wait());
+        self.running.processes().remove(&self.child.id());
     }
 }
 
@@ -200,7 +227,7 @@ fn follow(stderr: ChildStderr, log: &Mutex<VecDeque<String>>, ports: &SyncSender
 mod tests {
     use super::*;
 
-    fn start(script: &str) -> Result<RunningServer, ServerError> {
+    fn start(script: &str, running: &Arc<RunningServers>) -> Result<RunningServer, ServerError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("server.sh");
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -209,14 +236,31 @@ mod tests {
         std::fs::set_permissions(&path, permissions).unwrap();
         let program = ServerProgram { name: "a".into(), path };
         let files = ModelFiles { archive: "a.pt".into(), config: "a.yaml".into() };
-        let setup = ServerSetup { libtorch: None, models: folder.path().into(), cpus: None };
+        let running = Arc::clone(running);
+        let setup = ServerSetup { libtorch: None, models: folder.path().into(), cpus: None, running };
         RunningServer::start(&program, &files, &setup)
     }
 
     #[test]
     fn a_program_that_ends_is_told_with_its_log() {
-        let error = start("echo 'no such model' >&2; exit 1").unwrap_err();
+        let running = Arc::default();
+        let error = start("echo 'no such model' >&2; exit 1", &running).unwrap_err();
         assert!(error.to_string().ends_with("the end of its log:\nno such model"), "{error}");
+        assert!(running.processes().is_empty());
+    }
+
+    #[test]
+    fn a_server_ends_when_all_are_ended() {
+        let running = Arc::<RunningServers>::default();
+        let starting = {
+            let running = Arc::clone(&running);
+            thread::spawn(move || start("exec sleep 1000", &running))
+        };
+        while running.processes().is_empty() {
+            thread::yield_now();
+        }
+        running.end();
+        assert!(matches!(starting.join().unwrap(), Err(ServerError::NotReady { .. })));
     }
 
     #[test]

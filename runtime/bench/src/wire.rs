@@ -16,7 +16,7 @@ use crate::{
     process::Process,
     profile::{Recording, Shares},
     report::{CaseReport, ProfileReport, announcing, profile_table, table},
-    server::{RunningServer, ServerError, ServerProgram, ServerSetup},
+    server::{RunningServer, RunningServers, ServerError, ServerProgram, ServerSetup},
     tensor::Model,
 };
 
@@ -73,8 +73,9 @@ struct Suite {
 type Running<'a> = Vec<(&'a str, RunningServer)>;
 
 /// Measures what `arguments` ask for.
-pub fn compare(arguments: WireArguments) -> Result<Comparison, WireError> {
-    let suite = Suite::new(arguments)?;
+/// `running` learns of every server that is started.
+pub fn compare(arguments: WireArguments, running: &Arc<RunningServers>) -> Result<Comparison, WireError> {
+    let suite = Suite::new(arguments, running)?;
     let (mut reports, mut profiles) = (Vec::new(), Vec::new());
     let mut notes = String::new();
     for model in Model::ALL {
@@ -136,7 +137,7 @@ fn plural(count: usize, what: &str) -> String {
 }
 
 impl Suite {
-    fn new(arguments: WireArguments) -> Result<Self, WireError> {
+    fn new(arguments: WireArguments, running: &Arc<RunningServers>) -> Result<Self, WireError> {
         let WireArguments { servers, libtorch, models, cpus_server, rounds, seconds, cases, profile, quick, generator } =
             arguments;
         let halves = CpuSet::available().map_err(WireError::Cpus)?.halves();
@@ -158,7 +159,7 @@ impl Suite {
         let time = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(2));
         Ok(Self {
             programs: servers,
-            setup: ServerSetup { libtorch, models, cpus: cpus_server },
+            setup: ServerSetup { libtorch, models, cpus: cpus_server, running: Arc::clone(running) },
             run: RunOptions {
                 threads: threads(generator.threads, cpus_generator.as_ref()).map_err(WireError::Cpus)?,
                 cpus: cpus_generator,

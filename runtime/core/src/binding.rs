@@ -379,3 +379,6 @@ fn output_name(path: &str) -> String {
         Some(_) => path.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@
 pub mod batcher;
 pub mod binding;
 pub mod config;
+pub mod configuration;
 pub mod engine;
 pub mod freedom;
 pub mod inference;
@@ -24,6 +25,7 @@ pub mod service;
 pub mod signature;
 pub mod slab;
 mod split;
+pub mod statistics;
 mod sync;
 pub mod tensor;
 pub mod version;

@@ -8,11 +8,16 @@ use std::sync::{
 };
 
 use crate::{
+    configuration::ModelConfiguration,
     inference::{InferError, InferRequest, InferResponse},
     metadata::{ModelMetadata, ServerMetadata},
     model_key::{ModelName, ModelVersion},
-    repository::{ModelRepository, ModelState},
+    repository::{IndexEntry, ModelRepository},
+    statistics::ModelStatistics,
 };
+
+/// The protocol extensions that are served whole. Of `model_repository` only the index is, so it is not among them.
+const EXTENSIONS: [&str; 4] = ["binary_tensor_data", "parameters", "statistics", "model_configuration"];
 
 /// The server's one set of operations, cheap to clone.
 #[derive(Clone)]
@@ -56,7 +61,8 @@ impl InferenceService {
         !self.health.is_dead.load(Ordering::Acquire)
     }
 
-    /// `Ok` when every model is loaded and warmed up and the server is not draining, else the reason.
+    /// `Ok` when every model that was asked for at the start answers and the server is not draining, else the reason. A model that is swapped
+    /// answers all the time.
     pub fn readiness(&self) -> Result<(), String> {
         if !self.is_live() {
             return Err("the server failed and waits to be restarted".into());
@@ -64,19 +70,7 @@ impl InferenceService {
         if self.is_draining() {
             return Err("the server is draining".into());
         }
-        let models = self.repository.list();
-        if models.is_empty() {
-            return Err("no model is loaded yet".into());
-        }
-        for (name, state) in models {
-            match state {
-                ModelState::Ready(_) => {}
-                ModelState::Loading => return Err(format!("model '{name}' is loading")),
-                ModelState::Failed(failure) => return Err(format!("model '{name}' failed: {}", failure.reason)),
-                ModelState::Unloading => return Err(format!("model '{name}' is being unloaded")),
-            }
-        }
-        Ok(())
+        self.repository.readiness()
     }
 
     /// Facts about the server.
@@ -85,14 +79,16 @@ impl InferenceService {
         ServerMetadata {
             name: "torchmodel-runtime".into(),
             version: env!("CARGO_PKG_VERSION").into(),
-            extensions: vec!["binary_tensor_data".into(), "parameters".into()],
+            extensions: EXTENSIONS.map(str::to_owned).into(),
         }
     }
 
     /// Names of the models that this server knows, ready or not.
     #[must_use]
     pub fn model_names(&self) -> Vec<ModelName> {
-        self.repository.list().into_iter().map(|(name, _)| name).collect()
+        let mut names: Vec<_> = self.repository.index().into_iter().map(|entry| entry.key.name).collect();
+        names.dedup();
+        names
     }
 
     /// `Ok` when this model (and version) is ready and the server is not draining; `NotFound` or `NotReady` otherwise.
@@ -107,12 +103,48 @@ impl InferenceService {
         model: &ModelName,
         version: Option<ModelVersion>,
     ) -> Result<ModelMetadata, InferError> {
-        Ok(self.repository.get(model, version)?.metadata())
+        let mut metadata = self.repository.get(model, version)?.metadata();
+        metadata.versions = self.repository.ready_versions(model).iter().map(|version| version.key().version).collect();
+        Ok(metadata)
+    }
+
+    /// How a version is served. Errors: `NotFound` or `NotReady`.
+    pub fn model_configuration(
+        &self,
+        model: &ModelName,
+        version: Option<ModelVersion>,
+    ) -> Result<ModelConfiguration, InferError> {
+        Ok(self.repository.get(model, version)?.configuration())
+    }
+
+    /// What the ready versions have done: all of them, those of one model, or one. Errors: `NotFound` or `NotReady` for a model or
+    /// version that was asked for.
+    pub fn statistics(
+        &self,
+        model: Option<&ModelName>,
+        version: Option<ModelVersion>,
+    ) -> Result<Vec<ModelStatistics>, InferError> {
+        let versions = match (model, version) {
+            (None, _) => self.model_names().iter().flat_map(|name| self.repository.ready_versions(name)).collect(),
+            (Some(model), Some(_)) => vec![self.repository.get(model, version)?],
+            (Some(model), None) => {
+                // For its error.
+                self.repository.get(model, None)?;
+                self.repository.ready_versions(model)
+            }
+        };
+        Ok(versions.iter().map(|version| version.statistics()).collect())
+    }
+
+    /// Every version that is known, and what became of it.
+    #[must_use]
+    pub fn repository_index(&self) -> Vec<IndexEntry> {
+        self.repository.index()
     }
 
     /// Checks the request against the model's signature, queues it and waits for the answer or the deadline.
     pub async fn infer(&self, request: InferRequest) -> Result<InferResponse, InferError> {
-        let model = self.repository.get(&request.model, request.version)?;
-        model.infer(request).await
+        let version = self.repository.get(&request.model, request.version)?;
+        version.infer(request).await
     }
 }

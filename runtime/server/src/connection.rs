@@ -14,22 +14,14 @@ use std::{
     time::Duration,
 };
 
-use axum::{
-    Router,
-    body::Body,
-    response::{IntoResponse as _, Response},
-};
 use bytes::{Bytes, BytesMut};
-use http::{Request, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::{
     body::{Frame, Incoming, SizeHint},
     server::conn::http1,
-    service::{Service, service_fn},
+    service::service_fn,
 };
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::AsyncReadExt as _,
     net::TcpStream,
@@ -39,6 +31,7 @@ use tokio::{
 
 use crate::{
     http2::{self, Handler},
+    rest::{AnswerBody, RestService},
     socket::Socket,
 };
 
@@ -61,12 +54,12 @@ pub(crate) struct Port<H> {
     /// Its requests over HTTP/2.
     pub(crate) handler: Arc<H>,
     /// Its requests over HTTP/1.1; `None` where only HTTP/2 is spoken, as gRPC asks.
-    pub(crate) router: Option<Router>,
+    pub(crate) rest: Option<RestService>,
 }
 
 impl<H> Clone for Port<H> {
     fn clone(&self) -> Self {
-        Self { handler: Arc::clone(&self.handler), router: self.router.clone() }
+        Self { handler: Arc::clone(&self.handler), rest: self.rest.clone() }
     }
 }
 
@@ -75,7 +68,7 @@ pub(crate) async fn serve<H: Handler>(mut stream: TcpStream, port: Port<H>, mut 
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "could not set TCP_NODELAY");
     }
-    let Some(router) = port.router else {
+    let Some(rest) = port.rest else {
         return http2::serve(stream, Bytes::new(), &port.handler, stopped).await;
     };
     let first = tokio::select! {
@@ -86,7 +79,7 @@ pub(crate) async fn serve<H: Handler>(mut stream: TcpStream, port: Port<H>, mut 
     if is_http2 {
         return http2::serve(stream, prefix, &port.handler, stopped).await;
     }
-    serve_http1(Socket::new(stream, prefix), router, stopped).await;
+    serve_http1(Socket::new(stream, prefix), rest, stopped).await;
 }
 
 /// Reads until it is clear which protocol the client speaks: what was read, and whether it is HTTP/2.
@@ -132,14 +125,14 @@ impl Drop for InFlight {
 }
 
 /// An answer's body, which ends the request when it is sent or given up.
-struct AnswerBody {
-    body: Body,
+struct SentBody {
+    body: AnswerBody,
     _in_flight: InFlight,
 }
 
-impl hyper::body::Body for AnswerBody {
+impl hyper::body::Body for SentBody {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = Infallible;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
@@ -164,24 +157,22 @@ fn is_head_too_large(request: &Request<Incoming>) -> bool {
     uri.path().len() + uri.query().map_or(0, str::len) + fields > MAX_HEAD_BYTES
 }
 
-fn head_too_large() -> Response {
+fn head_too_large() -> Response<AnswerBody> {
     let error = format!("{{\"error\":\"the request's head is larger than {MAX_HEAD_BYTES} bytes\"}}");
-    let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-    (status, [(header::CONTENT_TYPE, "application/json")], error).into_response()
+    let mut response = Response::new(AnswerBody::from(Bytes::from(error)));
+    *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
-async fn serve_http1(socket: Socket, router: Router, mut stopped: watch::Receiver<bool>) {
+async fn serve_http1(socket: Socket, rest: RestService, mut stopped: watch::Receiver<bool>) {
     let activity = Arc::new(Activity::default());
-    let router = TowerToHyperService::new(router);
     let service = service_fn(|request| {
         let in_flight = InFlight::new(&activity);
-        let answer = if is_head_too_large(&request) { None } else { Some(router.call(request)) };
+        let rest = &rest;
         async move {
-            let answer = match answer {
-                Some(answer) => answer.await.unwrap_or_else(|never: Infallible| match never {}),
-                None => head_too_large(),
-            };
-            Ok::<_, Infallible>(answer.map(|body| AnswerBody { body, _in_flight: in_flight }))
+            let answer = if is_head_too_large(&request) { head_too_large() } else { rest.answer(request).await };
+            Ok::<_, Infallible>(answer.map(|body| SentBody { body, _in_flight: in_flight }))
         }
     });
     let mut builder = http1::Builder::new();

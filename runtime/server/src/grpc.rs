@@ -11,6 +11,7 @@ mod encoding;
 mod health;
 mod infer;
 mod message;
+mod repository;
 mod status;
 mod walker;
 
@@ -26,15 +27,17 @@ use torchmodel_core::{
     inference::InferError,
     metrics::Metrics,
     model_key::{ModelName, ModelVersion},
+    repository::VersionState,
     service::InferenceService,
 };
 
 use self::{
     infer::Infer,
     proto::{
-        ModelInferRequest, ModelInferResponse, ModelMetadataRequest, ModelMetadataResponse, ModelReadyRequest,
-        ModelReadyResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest, ServerMetadataResponse,
-        ServerReadyRequest, ServerReadyResponse,
+        ModelConfigRequest, ModelConfigResponse, ModelInferRequest, ModelInferResponse, ModelMetadataRequest,
+        ModelMetadataResponse, ModelReadyRequest, ModelReadyResponse, ModelStatisticsRequest, ModelStatisticsResponse,
+        RepositoryIndexRequest, RepositoryIndexResponse, ServerLiveRequest, ServerLiveResponse, ServerMetadataRequest,
+        ServerMetadataResponse, ServerReadyRequest, ServerReadyResponse,
         grpc_inference_service_server::{GrpcInferenceService, GrpcInferenceServiceServer},
     },
     status::status_of,
@@ -136,7 +139,7 @@ fn requested(name: &str, version: &str) -> Result<(ModelName, Option<ModelVersio
     Ok((name.parse()?, ModelVersion::parse_requested(version)?))
 }
 
-/// The calls without tensors of the protocol's core.
+/// The calls without tensors of the protocol's core, and what Triton adds of them that is served here.
 struct Inference {
     service: InferenceService,
 }
@@ -185,6 +188,47 @@ impl GrpcInferenceService for Inference {
             .and_then(|(name, version)| self.service.model_metadata(&name, version))
             .map_err(|error| status_of(&error))?;
         Ok(Response::new(encode::encode_model(metadata)))
+    }
+
+    async fn model_config(
+        &self,
+        request: tonic::Request<ModelConfigRequest>,
+    ) -> Result<Response<ModelConfigResponse>, Status> {
+        let request = request.into_inner();
+        let configuration = requested(&request.name, &request.version)
+            .and_then(|(name, version)| self.service.model_configuration(&name, version))
+            .map_err(|error| status_of(&error))?;
+        Ok(Response::new(ModelConfigResponse { config: Some(repository::encode_configuration(configuration)) }))
+    }
+
+    async fn model_statistics(
+        &self,
+        request: tonic::Request<ModelStatisticsRequest>,
+    ) -> Result<Response<ModelStatisticsResponse>, Status> {
+        let request = request.into_inner();
+        let statistics = if request.name.is_empty() {
+            self.service.statistics(None, None)
+        } else {
+            requested(&request.name, &request.version)
+                .and_then(|(name, version)| self.service.statistics(Some(&name), version))
+        };
+        let statistics = statistics.map_err(|error| status_of(&error))?;
+        let model_stats = statistics.iter().map(repository::encode_statistics).collect();
+        Ok(Response::new(ModelStatisticsResponse { model_stats }))
+    }
+
+    async fn repository_index(
+        &self,
+        request: tonic::Request<RepositoryIndexRequest>,
+    ) -> Result<Response<RepositoryIndexResponse>, Status> {
+        let RepositoryIndexRequest { repository_name, ready } = request.into_inner();
+        if !repository_name.is_empty() {
+            let text = format!("'{repository_name}': this server has one repository; leave its name empty");
+            return Err(status_of(&InferError::Unsupported(text)));
+        }
+        let entries = self.service.repository_index();
+        let wanted = entries.iter().filter(|entry| !ready || entry.state == VersionState::Ready);
+        Ok(Response::new(RepositoryIndexResponse { models: wanted.map(repository::encode_index).collect() }))
     }
 
     /// Never called: the connection serves it beside the router.

@@ -5,7 +5,7 @@
 //! bounded by the constants below; a connection or stream without progress ends; one without calls never holds up a server that stops.
 
 pub(crate) mod answer;
-mod body;
+pub(crate) mod body;
 pub(crate) mod router;
 mod transport;
 mod waker;
@@ -66,8 +66,12 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 const MAX_AGE: Duration = Duration::from_secs(600);
 /// How often a peer that says nothing is asked whether it is there, and how long it has for the answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// How long a connection without a call may take to close once it was told to.
+/// How long a connection without a call may take to close when the server stops, and when it is merely old or idle: its client may
+/// be far away, and must hear of it before its next request.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the calls of a connection that closes may take, where the server goes on: a watch of health may never end.
+const CLOSE_GRACE: Duration = Duration::from_secs(600);
 /// How often calls and answers are looked at.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// How often a connection without any is looked at.
@@ -146,12 +150,21 @@ pub(crate) async fn serve<H: Handler>(
     tokio::task::unconstrained(std::future::poll_fn(|context| connection.poll(context))).await;
 }
 
+/// The end of a connection, once it was told to its client.
+#[derive(Clone, Copy)]
+struct Closing {
+    since: Instant,
+    /// How long it may go on without a call.
+    timeout: Duration,
+}
+
 /// When what happened on a connection.
 struct Watch {
     active: Instant,
     age_end: Instant,
     has_begun: bool,
-    closing_since: Option<Instant>,
+    closing: Option<Closing>,
+    is_stopping: bool,
     /// Bytes that had come at the last look, and when there were new ones.
     received: (u64, Instant),
     /// Bytes that had left, and when there were new ones or none waited.
@@ -168,7 +181,8 @@ impl Watch {
             active: now,
             age_end: now + age,
             has_begun: false,
-            closing_since: None,
+            closing: None,
+            is_stopping: false,
             received: (0, now),
             sent: (0, now),
             is_pinged: false,
@@ -243,8 +257,9 @@ where
             tracing::debug!(%error, "a connection ended early");
             return Poll::Ready(());
         }
-        if self.watch.closing_since.is_none() && self.stop.as_mut().poll(context).is_ready() {
-            self.close(Instant::now());
+        if !self.watch.is_stopping && self.stop.as_mut().poll(context).is_ready() {
+            self.watch.is_stopping = true;
+            self.close(Instant::now(), CLOSE_TIMEOUT);
         }
         if let Some(pings) = &mut self.pings
             && self.watch.is_pinged
@@ -279,16 +294,18 @@ where
         self.calls.push((self.call)(request, respond, self.window.clone(), reservation));
     }
 
-    fn close(&mut self, now: Instant) {
-        self.watch.closing_since = Some(now);
-        self.h2.graceful_shutdown();
-        self.timer.as_mut().reset(now + CLOSE_TIMEOUT);
+    fn close(&mut self, now: Instant, timeout: Duration) {
+        if self.watch.closing.is_none() {
+            self.h2.graceful_shutdown();
+        }
+        self.watch.closing = Some(Closing { since: now, timeout });
+        self.timer.as_mut().reset(now + timeout);
     }
 
     /// When to look at the clock again.
     fn interval(&self) -> Duration {
-        match self.watch.closing_since {
-            Some(_) => CLOSE_TIMEOUT,
+        match self.watch.closing {
+            Some(closing) => closing.timeout,
             None if self.calls.is_empty() && self.unsent.is_empty() => IDLE_CHECK_INTERVAL,
             None => CHECK_INTERVAL,
         }
@@ -298,9 +315,9 @@ where
     fn check(&mut self, now: Instant) -> Poll<()> {
         self.unsent.retain_mut(|unsent| unsent.check(now));
         let is_busy = !self.calls.is_empty() || !self.unsent.is_empty();
-        if let Some(since) = self.watch.closing_since {
-            let is_over = !is_busy && now.duration_since(since) >= CLOSE_TIMEOUT;
-            if is_over {
+        if let Some(Closing { since, timeout }) = self.watch.closing {
+            let closing = now.duration_since(since);
+            if closing > CLOSE_GRACE || (!is_busy && closing >= timeout) {
                 return Poll::Ready(());
             }
         }
@@ -317,8 +334,8 @@ where
         }
         let idle_timeout = if self.watch.has_begun { IDLE_TIMEOUT } else { FIRST_REQUEST_TIMEOUT };
         let is_idle = !is_busy && now.duration_since(self.watch.active) > idle_timeout;
-        if self.watch.closing_since.is_none() && (is_idle || now >= self.watch.age_end) {
-            self.close(now);
+        if self.watch.closing.is_none() && (is_idle || now >= self.watch.age_end) {
+            self.close(now, GOODBYE_TIMEOUT);
         }
         Poll::Pending
     }

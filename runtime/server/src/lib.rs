@@ -8,11 +8,10 @@ pub mod admission;
 mod connection;
 pub mod grpc;
 mod http2;
-pub mod intake;
 mod io_threads;
 mod port;
 pub mod protocol;
-mod rest;
+pub mod rest;
 mod socket;
 
 use std::{io, sync::Arc, time::Duration};
@@ -28,11 +27,11 @@ use torchmodel_core::{metrics::Metrics, service::InferenceService};
 use self::{
     connection::Port,
     grpc::GrpcHandler,
-    http2::router::RouterHandler,
     io_threads::IoThreads,
     port::{Seats, serve_port},
+    rest::{RestService, Routes},
 };
-use crate::{admission::Admission, intake::Intake, protocol::Limits};
+use crate::{admission::Admission, protocol::Limits};
 
 /// The most connections served at one time, for each port; more wait in the system's backlog.
 const MAX_CONNECTIONS: u64 = 4096;
@@ -85,15 +84,14 @@ pub fn connections_within(open_files: u64) -> usize {
 /// Serves until `shutdown` completes; then accepts nothing more, answers what is in flight for at most the drain timeout, and
 /// closes the metrics port last. Returns whether everything in flight was answered.
 pub async fn serve(listeners: Listeners, serving: Serving, shutdown: impl Future<Output = ()>) -> bool {
+    let rest = RestService::new(Routes::Inference, &serving);
+    let admin = RestService::new(Routes::Admin, &serving);
     let Serving { service, metrics, limits, admission, max_connections, io_threads, drain_timeout } = serving;
     let (stop, stopped) = watch::channel(false);
-    let admin = rest::admin_router(service.clone(), metrics.clone());
-    let admin = AdminThread::start(listeners.admin, router_port(admin, &admission), max_connections);
-    let rest = rest::router(service.clone(), metrics.clone(), limits);
-    let rest = Intake::new(admission.clone()).bound(rest, "/v2/", Into::into);
-    let rest = router_port(rest, &admission);
+    let admin = AdminThread::start(listeners.admin, rest_port(admin), max_connections);
+    let rest = rest_port(rest);
     let handler = Arc::new(GrpcHandler::new(service, metrics, limits, admission.clone()));
-    let grpc = Port { handler, router: None };
+    let grpc = Port { handler, rest: None };
     let threads = IoThreads::start(io_threads).inspect_err(|error| {
         tracing::error!(%error, "no threads for connections could be started: they share one");
     });
@@ -115,9 +113,8 @@ pub async fn serve(listeners: Listeners, serving: Serving, shutdown: impl Future
     is_drained
 }
 
-fn router_port(router: axum::Router, admission: &Admission) -> Port<RouterHandler> {
-    let handler = Arc::new(RouterHandler { router: router.clone(), admission: admission.clone() });
-    Port { handler, router: Some(router) }
+fn rest_port(rest: RestService) -> Port<RestService> {
+    Port { handler: Arc::new(rest.clone()), rest: Some(rest) }
 }
 
 /// Gives idle buffers back while there are some; sleeps while there are none.
@@ -138,7 +135,7 @@ struct AdminThread {
 }
 
 impl AdminThread {
-    fn start(listener: TcpListener, port: Port<RouterHandler>, max_connections: usize) -> io::Result<Self> {
+    fn start(listener: TcpListener, port: Port<RestService>, max_connections: usize) -> io::Result<Self> {
         let listener = listener.into_std()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = watch::channel(false);

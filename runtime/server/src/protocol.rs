@@ -19,11 +19,14 @@ use torchmodel_core::{
 pub struct Limits {
     /// Bytes of a request body or message, also after decompression, and of each tensor made from it. Default: 256 MiB.
     pub max_request_bytes: usize,
+    /// Whether REST answers that carry tensors are compressed for every client that can read that, and not only for those that
+    /// compressed their request. Default: no.
+    pub are_tensors_compressed: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_request_bytes: 256 << 20 }
+        Self { max_request_bytes: 256 << 20, are_tensors_compressed: false }
     }
 }
 
@@ -94,8 +97,13 @@ fn take_timeout(parameters: &mut Parameters) -> Result<Option<Duration>, InferEr
     Ok((micros > 0).then(|| Duration::from_micros(micros)))
 }
 
+/// Whether the end of a stream of responses is told by an empty one. A model that answers once has its end with its answer, so clients
+/// that always send it (`perf_analyzer`) change nothing with it.
+const EMPTY_FINAL_RESPONSE: &str = "triton_enable_empty_final_response";
+
 /// Parameters of extensions that are not served are refused rather than ignored, unless they have their neutral value.
 fn refuse_reserved(parameters: &mut Parameters) -> Result<(), InferError> {
+    parameters.remove(EMPTY_FINAL_RESPONSE);
     if let Some(name) = parameters.keys().find(|name| name.starts_with("triton_") || *name == "headers") {
         return Err(InferError::InvalidRequest(format!(
             "parameter keys starting with 'triton_' and the key 'headers' are reserved; got '{name}'"
@@ -197,6 +205,16 @@ impl<'a> InputHead<'a> {
         Ok(NamedTensor { name: self.name.to_owned(), tensor })
     }
 
+    /// Refuses a number of bytes that `count` elements of a datatype of fixed size do not have.
+    pub fn check_size(&self, count: usize, size_bytes: usize) -> Result<(), InferError> {
+        match self.datatype.size_bytes().and_then(|size| count.checked_mul(size)) {
+            Some(expected) if expected != size_bytes => {
+                Err(self.refuse(&TensorError::SizeMismatch { expected, actual: size_bytes }))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The words for data that does not fit (Triton's, where its clients and tests look for them).
     fn refuse(&self, error: &TensorError) -> InferError {
         let Self { name, model, .. } = self;
@@ -228,6 +246,28 @@ impl<'a> InputHead<'a> {
         InferError::InvalidRequest(format!(
             "input '{name}' for model '{model}' has shape {shape:?}, which asks for {expected} elements, but {actual} are given"
         ))
+    }
+}
+
+/// An input whose datatype and shape were found right, kept until its data has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeclaredInput {
+    /// Its name.
+    pub name: String,
+    /// Its datatype.
+    pub datatype: DataType,
+    /// Its shape.
+    pub shape: Vec<i64>,
+}
+
+impl DeclaredInput {
+    /// The input with `data`, when that is what datatype and shape say.
+    pub fn with_data(self, model: &str, data: Bytes) -> Result<NamedTensor, InferError> {
+        let Self { name, datatype, shape } = self;
+        match Tensor::new(datatype, shape, data) {
+            Ok(tensor) => Ok(NamedTensor { name, tensor }),
+            Err(error) => Err(InputHead { model, name: &name, datatype, shape: &[] }.refuse(&error)),
+        }
     }
 }
 
@@ -295,6 +335,7 @@ mod tests {
         assert!(matches!(with_parameter("sequence_id", Parameter::Int64(3)), Err(InferError::Unsupported(_))));
         assert!(matches!(with_parameter("priority", Parameter::Int64(1)), Err(InferError::InvalidRequest(_))));
         assert!(matches!(with_parameter("triton_x", Parameter::Bool(true)), Err(InferError::InvalidRequest(_))));
+        assert!(with_parameter(EMPTY_FINAL_RESPONSE, Parameter::Bool(true)).unwrap().parameters.is_empty());
         assert_eq!(with_parameter("mine", Parameter::Bool(true)).unwrap().parameters.len(), 1);
     }
 
@@ -309,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_shape_is_refused_before_anything_is_allocated() {
-        let limits = Limits { max_request_bytes: 1000 };
+        let limits = Limits { max_request_bytes: 1000, ..Limits::default() };
         let count = |shape: &[i64]| InputHead::new("m", "x", "FP32", shape).unwrap().element_count(limits);
         assert_eq!(count(&[]), Ok(1));
         assert_eq!(count(&[250]), Ok(250));

@@ -1,162 +1,177 @@
 //! The Open Inference Protocol over HTTP: routes, health and metadata.
 //!
-//! `server` serves [`router`] on the inference port and [`admin_router`] on the port for metrics. Handlers decode, ask the
+//! `server` serves a [`RestService`] on the inference port and on the port for metrics. Handlers decode, ask the
 //! [`InferenceService`] and encode; they decide nothing about models. Invariant: every answer that is an error is
 //! `{"error": "…"}`, and a client's fault is never a 5xx.
 
+mod answer;
+mod assembly;
 mod body;
 mod compression;
 mod data;
 mod decode;
 mod encode;
 mod error;
+mod http2;
 mod infer;
+mod inflate;
 mod json;
+mod number;
+pub mod offline;
+mod path;
+mod repository;
+mod reserved;
+mod text;
 
-use axum::{
-    Router,
-    extract::{FromRequestParts, RawPathParams, Request, State},
-    middleware::Next,
-    response::{IntoResponse, Response},
-    routing::{get, post},
-};
-use http::{HeaderValue, StatusCode, header, request::Parts};
+use std::sync::Arc;
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use serde_json::{Value, json};
 use torchmodel_core::{
     inference::InferError,
     metadata::ModelMetadata,
-    metrics::Metrics,
+    metrics::{CONTENT_TYPE, Metrics},
     model_key::{ModelName, ModelVersion},
     service::InferenceService,
     signature::{InputSignature, OutputSignature},
     tensor::{DataType, DataTypeExt},
 };
 
-use self::error::{RestError, json as json_response};
-use crate::protocol::Limits;
+pub(crate) use self::answer::AnswerBody;
+use self::{
+    answer::Answer,
+    body::RequestBody,
+    compression::{Compressor, Wish},
+    error::RestError,
+    path::{Route, Target},
+};
+use crate::{Serving, admission::Admission, protocol::Limits};
 
 /// What the handlers share.
-#[derive(Clone)]
 struct App {
     service: InferenceService,
     metrics: Metrics,
+    admission: Admission,
     limits: Limits,
+    compressor: Compressor,
 }
 
-/// The routes of the inference port.
-pub fn router(service: InferenceService, metrics: Metrics, limits: Limits) -> Router {
-    let app = App { service, metrics, limits };
-    let routes = Router::new()
-        .route("/v2", get(server_metadata))
-        .route("/v2/", get(server_metadata))
-        .route("/v2/models", get(model_list))
-        .route("/v2/models/{model}", get(model_metadata))
-        .route("/v2/models/{model}/versions/{version}", get(model_metadata))
-        .route("/v2/models/{model}/ready", get(model_ready))
-        .route("/v2/models/{model}/versions/{version}/ready", get(model_ready))
-        .route("/v2/models/{model}/infer", post(infer::infer))
-        .route("/v2/models/{model}/versions/{version}/infer", post(infer::infer));
-    finish(routes.merge(health_routes()), app)
+/// What answers the requests of one port; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct RestService {
+    app: Arc<App>,
+    routes: Routes,
 }
 
-/// The routes of the port for metrics: `GET /metrics` and health.
-pub fn admin_router(service: InferenceService, metrics: Metrics) -> Router {
-    let app = App { service, metrics, limits: Limits::default() };
-    finish(health_routes().route("/metrics", get(metrics_text)), app)
+/// What a port has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Routes {
+    /// Inference, metadata and health.
+    Inference,
+    /// Metrics and health.
+    Admin,
 }
 
-fn health_routes() -> Router<App> {
-    Router::new().route("/v2/health/live", get(live)).route("/v2/health/ready", get(ready))
-}
-
-fn finish(routes: Router<App>, app: App) -> Router {
-    routes
-        .fallback(async || RestError::UnknownPath)
-        .method_not_allowed_fallback(async || RestError::WrongMethod)
-        .layer(axum::middleware::from_fn(compression::layer))
-        .layer(axum::middleware::from_fn_with_state(app.clone(), close_when_draining))
-        .with_state(app)
-}
-
-/// While the server drains, each HTTP/1.1 answer ends its connection: a client that would send its next request on a kept
-/// connection just as the server closes it could not know whether it was heard. (HTTP/2 has GOAWAY for that.)
-async fn close_when_draining(State(app): State<App>, request: Request, next: Next) -> Response {
-    let keeps = request.version() <= http::Version::HTTP_11;
-    let mut response = next.run(request).await;
-    if keeps && app.service.is_draining() {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+impl RestService {
+    /// Serves `routes`.
+    pub(crate) fn new(routes: Routes, serving: &Serving) -> Self {
+        let Serving { service, metrics, limits, admission, .. } = serving.clone();
+        let compressor = Compressor::new(admission.clone(), limits.are_tensors_compressed);
+        Self { app: Arc::new(App { service, metrics, admission, limits, compressor }), routes }
     }
-    response
-}
 
-/// The model that a path names.
-struct Target {
-    model: ModelName,
-    version: Option<ModelVersion>,
-}
+    /// Answers one request.
+    pub(crate) async fn answer<B: RequestBody>(&self, request: Request<B>) -> Response<AnswerBody> {
+        let app = &*self.app;
+        let wish = Wish::of(request.headers());
+        let is_head = request.method() == Method::HEAD;
+        let is_closing = request.version() <= http::Version::HTTP_11;
+        let answer = self.route(request).await;
+        let mut response = app.compressor.finish(answer, wish).await;
+        if is_head {
+            *response.body_mut() = AnswerBody::default();
+        }
+        // A client that would send its next request on a kept connection just as the draining server closes it could not know
+        // whether it was heard. (HTTP/2 has GOAWAY for that.)
+        if is_closing && app.service.is_draining() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
 
-impl<S: Send + Sync> FromRequestParts<S> for Target {
-    type Rejection = RestError;
-
-    /// Takes the percent-decoded names from the path.
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, RestError> {
-        let params = RawPathParams::from_request_parts(parts, state).await;
-        let params = params.map_err(|error| RestError::invalid(format!("failed to read the path: {error}")))?;
-        let named = |key| params.iter().find(|(name, _)| *name == key).map_or("", |(_, value)| value);
-        let model = named("model").parse().map_err(InferError::from)?;
-        let version = ModelVersion::parse_requested(named("version")).map_err(InferError::from)?;
-        Ok(Self { model, version })
+    async fn route<B: RequestBody>(&self, request: Request<B>) -> Answer {
+        let app = &*self.app;
+        let Some(route) = Route::of(request.uri().path(), self.routes) else { return RestError::UnknownPath.into() };
+        let method = request.method();
+        let is_allowed = match route.method() {
+            "POST" => method == Method::POST,
+            _ => method == Method::GET || method == Method::HEAD,
+        };
+        if !is_allowed {
+            return RestError::WrongMethod(route.method()).into();
+        }
+        let result = match route {
+            Route::Infer(path) => {
+                let target = Target::of(path);
+                return infer::infer(app, target, request).await;
+            }
+            Route::RepositoryIndex => repository::index(app, request.into_body()).await,
+            Route::Statistics(path) => {
+                path.map(Target::of).transpose().and_then(|target| repository::statistics(app, target.as_ref()))
+            }
+            Route::Configuration(path) => Target::of(path).and_then(|target| repository::configuration(app, &target)),
+            Route::ServerMetadata => Ok(server_metadata(app)),
+            Route::Live => Ok(live(app)),
+            Route::Ready => Ok(ready(app)),
+            Route::Models => Ok(model_list(app)),
+            Route::ModelMetadata(path) => Target::of(path).and_then(|target| model_metadata(app, &target)),
+            Route::ModelReady(path) => Target::of(path).and_then(|target| model_ready(app, &target)),
+            Route::Metrics => Ok(Answer::text(StatusCode::OK, CONTENT_TYPE, app.metrics.encode())),
+        };
+        result.unwrap_or_else(Into::into)
     }
 }
 
-async fn live(State(app): State<App>) -> Response {
+fn live(app: &App) -> Answer {
     let is_live = app.service.is_live();
     let status = if is_live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json_response(status, &json!({ "live": is_live }))
+    Answer::json(status, &json!({ "live": is_live }))
 }
 
-async fn ready(State(app): State<App>) -> Response {
+fn ready(app: &App) -> Answer {
     match app.service.readiness() {
-        Ok(()) => json_response(StatusCode::OK, &json!({ "ready": true })),
-        Err(reason) => json_response(
-            StatusCode::SERVICE_UNAVAILABLE,
-            &json!({ "ready": false, "reason": reason, "error": reason }),
-        ),
+        Ok(()) => Answer::json(StatusCode::OK, &json!({ "ready": true })),
+        Err(reason) => {
+            Answer::json(StatusCode::SERVICE_UNAVAILABLE, &json!({ "ready": false, "reason": reason, "error": reason }))
+        }
     }
 }
 
-async fn server_metadata(State(app): State<App>) -> Response {
+fn server_metadata(app: &App) -> Answer {
     let metadata = app.service.server_metadata();
     let body = json!({ "name": metadata.name, "version": metadata.version, "extensions": metadata.extensions });
-    json_response(StatusCode::OK, &body)
+    Answer::json(StatusCode::OK, &body)
 }
 
-async fn model_list(State(app): State<App>) -> Response {
-    json_response(
-        StatusCode::OK,
-        &json!({ "models": app.service.model_names().iter().map(ModelName::as_str).collect::<Vec<_>>() }),
-    )
+fn model_list(app: &App) -> Answer {
+    let names = app.service.model_names();
+    Answer::json(StatusCode::OK, &json!({ "models": names.iter().map(ModelName::as_str).collect::<Vec<_>>() }))
 }
 
-async fn model_metadata(State(app): State<App>, target: Target) -> Result<Response, RestError> {
+fn model_metadata(app: &App, target: &Target) -> Result<Answer, RestError> {
     let metadata = app.service.model_metadata(&target.model, target.version)?;
-    Ok(json_response(StatusCode::OK, &metadata_json(&metadata)))
+    Ok(Answer::json(StatusCode::OK, &metadata_json(&metadata)))
 }
 
-async fn model_ready(State(app): State<App>, target: Target) -> Result<Response, RestError> {
+fn model_ready(app: &App, target: &Target) -> Result<Answer, RestError> {
     match app.service.model_readiness(&target.model, target.version) {
-        Ok(()) => Ok(json_response(StatusCode::OK, &json!({ "name": target.model.as_str(), "ready": true }))),
+        Ok(()) => Ok(Answer::json(StatusCode::OK, &json!({ "name": target.model.as_str(), "ready": true }))),
         Err(InferError::NotReady(reason)) => {
             let body = json!({ "name": target.model.as_str(), "ready": false, "reason": reason, "error": reason });
-            Ok(json_response(StatusCode::SERVICE_UNAVAILABLE, &body))
+            Ok(Answer::json(StatusCode::SERVICE_UNAVAILABLE, &body))
         }
         Err(error) => Err(error.into()),
     }
-}
-
-async fn metrics_text(State(app): State<App>) -> Response {
-    let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    ([(header::CONTENT_TYPE, content_type)], app.metrics.encode()).into_response()
 }
 
 fn metadata_json(metadata: &ModelMetadata) -> Value {

@@ -8,8 +8,9 @@ use torchmodel_core::{
     tensor::{DataType, push_bytes_element},
 };
 use torchmodel_crds::FailureReason;
+use torchmodel_testing::fp32_values as values;
 
-use crate::support::{ask, floats, integer, load, load_source, named, request, values};
+use crate::support::{ask, floats, integer, load, load_source, named, request};
 
 const SCALE: &str = "def forward(self, x):\n  return x * self.w\n";
 
@@ -343,4 +344,19 @@ async fn a_stateful_model_that_keeps_its_input_does_not_write_to_the_requests_me
         ask(&model, vec![input.clone()]).await.unwrap();
     }
     assert_eq!(values(input.tensor.data()), [5.0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_texts_takes_bytes_of_any_shape() {
+    let source = "def forward(self, names: List[str]) -> Tuple[int, List[str]]:\n  return len(names), names\n";
+    let (model, _) = load_source(source, &[], "{}").unwrap();
+    let mut texts = Vec::new();
+    for text in [&b"a"[..], b"", b"bc", b"d"] {
+        assert!(push_bytes_element(&mut texts, text));
+    }
+    for shape in [&[4][..], &[1, 4], &[2, 2], &[4, 1, 1]] {
+        let answer = ask(&model, vec![named("names", DataType::Bytes, shape, texts.clone())]).await.unwrap();
+        assert_eq!(answer.outputs[0].tensor.data()[..], 4i64.to_le_bytes(), "{shape:?}");
+        assert_eq!(answer.outputs[1].tensor.data()[..], texts[..]);
+    }
 }

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use tch::{CModule, IValue, Tensor as TchTensor};
+use torchmodel_testing::fp32_values as values;
 
-use crate::support::{floats, integer, load, serve, values};
+use crate::support::{floats, integer, load, serve};
 
 const RATE: i64 = 16_000;
 const WINDOW: usize = 512;
@@ -47,7 +48,7 @@ fn max(values: &[f32]) -> f64 {
 async fn whole_recordings_are_answered_as_by_a_direct_call_over_both_protocols() {
     let spec = "{method: audio_forward, inputs: [{name: x, datatype: FP32, shape: [1, -1]}], outputs: [{name: speech}], \
                 warmup: {inputs: [{name: x, shape: [1, 1024]}, {name: sr, fill: '16000'}]}}";
-    let mut served = serve(load(&demo_file("silero_vad.jit"), spec).unwrap()).await;
+    let served = serve(load(&demo_file("silero_vad.jit"), spec).unwrap()).await;
     let module = CModule::load(demo_file("silero_vad.jit")).unwrap();
     for (name, windows, highest, average) in [("Front_Center.wav", 44, 0.99999, 0.720), ("Noise.wav", 43, 0.032, 0.013)]
     {
@@ -76,7 +77,7 @@ async fn whole_recordings_are_answered_as_by_a_direct_call_over_both_protocols()
 async fn a_stateful_method_keeps_its_state_between_requests_and_starts_as_saved() {
     let spec = "{inputs: [{name: x, datatype: FP32, shape: [1, 512]}], batching: {maxBatchSize: 8}, instances: 4, \
                 warmup: {inputs: [{name: sr, fill: '16000'}]}}";
-    let mut served = serve(load(&demo_file("silero_vad.jit"), spec).unwrap()).await;
+    let served = serve(load(&demo_file("silero_vad.jit"), spec).unwrap()).await;
     let metadata = served.service.model_metadata(&"m".parse().unwrap(), None).unwrap();
     assert_eq!(metadata.properties["stateful"], "true");
     assert!(!metadata.properties.contains_key("max_batch_size"), "a stateful model is never batched");

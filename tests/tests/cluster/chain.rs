@@ -1,7 +1,8 @@
 //! The whole chain: the example's manifest as it stands in the repository, a real model from S3, real answers.
 
 use anyhow::Result;
-use torchmodel_tests::{Namespace, PATIENCE, direct_call, floats, integers, recording};
+use torchmodel_testing::TestTensor;
+use torchmodel_tests::{Namespace, PATIENCE, direct_call, recording};
 
 const RATE: i64 = 16_000;
 
@@ -15,7 +16,8 @@ pub async fn the_example_answers_as_a_direct_call_does_over_both_protocols(names
     {
         let audio = recording(file)?;
         let expected = direct_call("target/demo/silero_vad.jit", "audio_forward", &audio, RATE)?;
-        let inputs = [floats("x", &[1, i64::try_from(audio.len())?], &audio), integers("sr", &[1], &[RATE])];
+        let inputs =
+            [TestTensor::fp32("x", &[1, i64::try_from(audio.len())?], &audio), TestTensor::int64("sr", &[1], &[RATE])];
         let answers = [
             ("REST, JSON", rest.infer("silero-vad", &inputs).await?),
             ("REST, binary", rest.infer_binary("silero-vad", &inputs).await?),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
-use torchmodel_tests::{GrpcClient, Namespace, RestClient, Traffic, floats, gone};
+use torchmodel_testing::TestTensor;
+use torchmodel_tests::{GrpcClient, Namespace, RestClient, Traffic, gone};
 
 use crate::update::factor;
 
@@ -56,7 +57,7 @@ fn over_grpc(grpc: GrpcClient) -> Traffic {
     Traffic::start(move || {
         let grpc = grpc.clone();
         async move {
-            let answer = grpc.infer("model", &[floats("x", &[1], &[2.0])]).await?;
+            let answer = grpc.infer("model", &[TestTensor::fp32("x", &[1], &[2.0])]).await?;
             ensure!(answer == [4.0], "{answer:?}");
             Ok(())
         }

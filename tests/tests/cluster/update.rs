@@ -5,11 +5,12 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use torchmodel_tests::{Namespace, RestClient, Traffic, condition, floats, gone};
+use torchmodel_testing::TestTensor;
+use torchmodel_tests::{Namespace, RestClient, Traffic, condition, gone};
 
 /// What the model makes of 1: its factor. An error is a request that failed.
 pub async fn factor(rest: &RestClient, model: &str) -> Result<Vec<f32>> {
-    rest.infer(model, &[floats("x", &[1], &[1.0])]).await
+    rest.infer(model, &[TestTensor::fp32("x", &[1], &[1.0])]).await
 }
 
 pub async fn a_bad_update_leaves_the_old_model_serving_and_a_correction_takes_over(

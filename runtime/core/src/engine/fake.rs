@@ -17,25 +17,25 @@ use crate::{
     inference::NamedTensor,
     interface::{Interface, MethodInterface, ValueType},
     loader::LoadedModel,
-    metrics::Metrics,
     model_key::ModelVersion,
     plan::{DeviceKind, ExecutionPlan, Machine},
-    repository::{ModelRepository, ModelState},
+    repository::{LoadContext, LoadRequest, LoadedVersion, ModelRepository},
     signature::{InputSignature, OutputSignature, Signature},
     tensor::Tensor,
-    version::Version,
     warmup::Warmup,
 };
 
 /// What a fake model computes: the inputs that are there, in the signature's order, to its outputs.
 pub type Compute = dyn Fn(&[EngineInput]) -> Result<Vec<NamedTensor>, EngineError> + Send + Sync;
 
+type MakeInstance = dyn Fn() -> BoxedInstance + Send + Sync;
+
 /// A model made of a function.
 pub struct FakeModel {
     name: String,
     signature: Signature,
     spec: ModelSpec,
-    instance: Arc<dyn Fn() -> BoxedInstance>,
+    instance: Arc<MakeInstance>,
 }
 
 struct FakeInstance {
@@ -61,7 +61,7 @@ impl Instance for FakeInstance {
 
 fn instances_of(
     compute: impl Fn(&[EngineInput]) -> Result<Vec<NamedTensor>, EngineError> + Send + Sync + 'static,
-) -> Arc<dyn Fn() -> BoxedInstance> {
+) -> Arc<MakeInstance> {
     let compute: Arc<Compute> = Arc::new(compute);
     Arc::new(move || boxed(FakeInstance { compute: Arc::clone(&compute) }))
 }
@@ -167,18 +167,26 @@ impl FakeModel {
         Ok(LoadedModel { binding, plan, warmup: Warmup::default(), instances })
     }
 
-    /// Starts the model's instances and puts it into `repository`.
+    /// What a repository loads it with.
     ///
     /// # Errors
-    /// The configuration's, or the thread's that could not start.
-    pub fn serve(self, repository: &ModelRepository, metrics: &Metrics) -> Result<(), String> {
+    /// The configuration's.
+    pub fn into_request(self, version: ModelVersion) -> Result<LoadRequest, String> {
         let config = self.config()?;
-        let name = config.name.clone();
-        let loaded = self.load(&config).map_err(|failure| failure.message)?;
-        let model = Version::start(loaded, config, metrics.model(&name, ModelVersion::FIRST), Arc::new(|_| {}));
-        let model = model.map_err(|failure| failure.message)?;
-        repository.set(&name, ModelState::Ready(Arc::new(model)));
-        Ok(())
+        let served_as = config.clone();
+        let load = Box::new(move |_: &LoadContext| {
+            Ok(LoadedVersion { model: self.load(&served_as)?, artifact_size_bytes: 0, lease: Box::new(()) })
+        });
+        Ok(LoadRequest { version, config, load })
+    }
+
+    /// Loads the model into `repository` and waits until it is ready.
+    ///
+    /// # Errors
+    /// The configuration's, or why it could not be loaded.
+    pub fn serve(self, repository: &ModelRepository) -> Result<(), String> {
+        let pending = repository.load(self.into_request(ModelVersion::FIRST)?).map_err(|error| error.to_string())?;
+        pending.wait_blocking().map_err(|error| error.to_string())
     }
 }
 

@@ -1,11 +1,14 @@
 //! The table of the runtime's metrics: every name, what it says, its labels, and where its samples come from.
 //!
-//! `metrics` walks it to write the text, and the documentation is made from it. Invariant: names and labels are written here and
+//! `collector` walks it to write the text, and the documentation is made from it. Invariant: names and labels are written here and
 //! nowhere else; a row that has no source does not compile.
 
 use std::time::Duration;
 
-use super::{ModelSeries, series::Histogram};
+use super::{
+    series::{ModelSeries, WireSeries},
+    values::{DurationCounter, Histogram},
+};
 
 /// How a metric behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,18 +19,6 @@ pub enum MetricKind {
     Gauge,
     /// Counts observations by size.
     Histogram,
-}
-
-impl MetricKind {
-    /// The word of the text format.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Counter => "counter",
-            Self::Gauge => "gauge",
-            Self::Histogram => "histogram",
-        }
-    }
 }
 
 /// One row of [`TABLE`].
@@ -54,6 +45,7 @@ pub(super) enum Source {
     Count(fn(&ModelSeries) -> u64),
     Seconds(fn(&ModelSeries) -> f64),
     Histogram(fn(&ModelSeries) -> &Histogram),
+    Wire(fn(&WireSeries) -> &Histogram),
 }
 
 const MODEL: &[&str] = &["model", "version"];
@@ -68,6 +60,11 @@ const fn gauge(name: &'static str, help: &'static str, read: fn(&ModelSeries) ->
 
 const fn histogram(name: &'static str, help: &'static str, read: fn(&ModelSeries) -> &Histogram) -> Metric {
     Metric { name, help, kind: MetricKind::Histogram, labels: MODEL, source: Source::Histogram(read) }
+}
+
+/// Whole microseconds, as Triton tells times.
+fn microseconds(time: &DurationCounter) -> u64 {
+    u64::try_from(time.get().as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Every metric of the runtime, in the order in which they are told.
@@ -93,6 +90,20 @@ pub const TABLE: &[Metric] = &[
         labels: &["model", "protocol"],
         source: Source::AnswerDurations,
     },
+    Metric {
+        name: "torchmodel_request_receive_duration_seconds",
+        help: "Time from a request's head to the last byte of its body.",
+        kind: MetricKind::Histogram,
+        labels: &["protocol"],
+        source: Source::Wire(|wire| &wire.receive),
+    },
+    Metric {
+        name: "torchmodel_request_send_duration_seconds",
+        help: "Time from an answer's head to its last byte given to the connection.",
+        kind: MetricKind::Histogram,
+        labels: &["protocol"],
+        source: Source::Wire(|wire| &wire.send),
+    },
     histogram("torchmodel_queue_duration_seconds", "Time that a request waited for an instance.", |m| &m.queue),
     histogram("torchmodel_compute_input_duration_seconds", "Time to lay out the inputs of one execution.", |m| {
         &m.compute_input
@@ -113,7 +124,7 @@ pub const TABLE: &[Metric] = &[
         help: "Time that instances spent in executions; its rate divided by torchmodel_instances is the busy fraction.",
         kind: MetricKind::Counter,
         labels: MODEL,
-        source: Source::Seconds(|m| m.busy.seconds()),
+        source: Source::Seconds(|m| m.busy.get().as_secs_f64()),
     },
     gauge("torchmodel_model_ready", "1 when the model answers requests, else 0.", |m| m.ready.get()),
     Metric {
@@ -135,23 +146,23 @@ pub const TABLE: &[Metric] = &[
     count("nv_inference_count", "Inferences, each row of a batch counted.", |m| m.inferences.get()),
     count("nv_inference_exec_count", "Executions; a batch is one.", |m| m.executions.get()),
     count("nv_inference_request_duration_us", "Time of successful requests, all together.", |m| {
-        m.request_time.microseconds()
+        microseconds(&m.request_time)
     }),
     count("nv_inference_queue_duration_us", "Time of successful requests in the queue, all together.", |m| {
-        m.queue_time.microseconds()
+        microseconds(&m.queue_time)
     }),
     count(
         "nv_inference_compute_input_duration_us",
         "Time of successful requests in input handling, all together.",
-        |m| m.compute_input_time.microseconds(),
+        |m| microseconds(&m.compute_input_time),
     ),
     count("nv_inference_compute_infer_duration_us", "Time of successful requests in the model, all together.", |m| {
-        m.compute_infer_time.microseconds()
+        microseconds(&m.compute_infer_time)
     }),
     count(
         "nv_inference_compute_output_duration_us",
         "Time of successful requests in output handling, all together.",
-        |m| m.compute_output_time.microseconds(),
+        |m| microseconds(&m.compute_output_time),
     ),
     gauge("nv_inference_pending_request_count", "Requests that wait for an instance.", |m| m.queue_depth.get()),
 ];

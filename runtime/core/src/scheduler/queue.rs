@@ -23,7 +23,7 @@ use crate::{
     sync::{
         Condvar, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering},
-        lock,
+        lock, thread,
     },
     warmup::Warmed,
 };
@@ -216,8 +216,10 @@ impl Queue {
                 Next::Idle => None,
             };
             if may_spin && until.is_none() && !state.has_spinner && !self.hand_off.spin.is_zero() {
-                may_spin = false;
-                state = self.spin(state, index);
+                let seen = self.arrivals.load(Ordering::Acquire);
+                state = self.spin(state, index, seen);
+                // Where another instance was faster, there is traffic still.
+                may_spin = self.arrivals.load(Ordering::Acquire) != seen;
             } else {
                 state = self.park(state, index, until);
             }
@@ -261,15 +263,16 @@ impl Queue {
         }
     }
 
-    /// Looks for requests without the lock and without sleeping, for as long as the plan allows.
-    fn spin<'a>(&'a self, mut state: MutexGuard<'a, State>, index: usize) -> MutexGuard<'a, State> {
+    /// Looks for requests that came after the first `seen`, without the lock and without sleeping, for as long as the plan allows.
+    fn spin<'a>(&'a self, mut state: MutexGuard<'a, State>, index: usize, seen: usize) -> MutexGuard<'a, State> {
         state.set(index, Activity::Spinning);
         state.has_spinner = true;
-        let seen = self.arrivals.load(Ordering::Acquire);
         drop(state);
         let started = Instant::now();
         while self.arrivals.load(Ordering::Acquire) == seen && started.elapsed() < self.hand_off.spin {
             (0..SPINS_PER_LOOK).for_each(|_| std::hint::spin_loop());
+            // Whoever brings the next request may need this very processor.
+            thread::yield_now();
         }
         let mut state = lock(&self.state);
         state.has_spinner = false;
@@ -364,15 +367,21 @@ impl Queue {
     }
 
     /// Requests that wait, for tests.
-    #[cfg(test)]
+    #[cfg(all(test, not(feature = "shuttle")))]
     pub fn depth(&self) -> usize {
         lock(&self.state).batcher.len()
     }
 
     /// Whether every instance waits for requests, for tests.
-    #[cfg(test)]
+    #[cfg(all(test, not(feature = "shuttle")))]
     pub fn is_idle(&self) -> bool {
         lock(&self.state).seats.iter().all(|seat| seat.is_idle() && !seat.is_claimed)
+    }
+
+    /// Instances that look for requests without sleeping, for tests.
+    #[cfg(all(test, not(feature = "shuttle")))]
+    pub fn spinning(&self) -> usize {
+        lock(&self.state).seats.iter().filter(|seat| seat.activity == Activity::Spinning).count()
     }
 
     fn report(&self, message: String) {

@@ -17,7 +17,7 @@ use super::*;
 use crate::{
     engine::fake::{FakeModel, device::FakeDevice},
     metrics::Metrics,
-    model_key::ModelVersion,
+    model_key::{ModelKey, ModelVersion},
     tensor::{DataType, Tensor},
 };
 
@@ -36,9 +36,10 @@ impl Started {
     fn planned(model: FakeModel, change: impl FnOnce(&mut ExecutionPlan)) -> Self {
         let (report, fatal) = mpsc::channel();
         let report = Mutex::new(report);
+        let key = ModelKey { name: "m".parse().unwrap(), version: ModelVersion::FIRST };
         let config = SchedulerConfig {
             model: "m".parse().unwrap(),
-            metrics: Metrics::new().model(&"m".parse().unwrap(), ModelVersion::FIRST),
+            metrics: Metrics::new().register(key).handle(),
             on_fatal: Arc::new(move |failure| drop(report.lock().unwrap().send(failure))),
         };
         let model_config = model.config().unwrap();

@@ -210,7 +210,58 @@ async fn has_capacity(stream: &mut SendStream<Answer>, bytes: usize, timer: &mut
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::io::duplex;
+
     use super::*;
+    use crate::admission::Admission;
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_reads_is_given_up_and_what_was_reserved_for_it_released() {
+        let (near, far) = duplex(1 << 20);
+        let client = tokio::spawn(async {
+            let (mut client, connection) = h2::client::handshake(near).await.unwrap();
+            tokio::spawn(connection);
+            let request = http::Request::get("http://t/").body(()).unwrap();
+            client.send_request(request, true).unwrap().0.await.unwrap().into_body()
+        });
+        let mut server = h2::server::Builder::new().handshake::<_, Answer>(far).await.unwrap();
+        let (_, mut respond) = server.accept().await.unwrap().unwrap();
+        let admission = Admission::new(1 << 20);
+        let reservation = admission.reserve(1 << 20).unwrap();
+        // More than the client's window takes.
+        let answer = Answer::new([vec![7; 1 << 20].into()].into(), Some(reservation));
+        let mut unsent = send_whole(&mut respond, Response::new(()), answer, None).unwrap();
+        drop(respond);
+        let (abort, aborted) = tokio::sync::oneshot::channel::<()>();
+        let driver = tokio::spawn(async move {
+            tokio::select! {
+                _ = server.accept() => None,
+                _ = aborted => Some(server),
+            }
+        });
+        let mut body = client.await.unwrap();
+        assert!(body.data().await.unwrap().is_ok(), "the window is filled");
+        assert!(!unsent.is_over());
+        let now = Instant::now();
+        assert!(unsent.check(now), "something left");
+        assert!(unsent.check(now + PAUSE_TIMEOUT));
+        assert_eq!(admission.held(), 1 << 20);
+        assert!(!unsent.check(now + PAUSE_TIMEOUT + Duration::from_secs(1)));
+        drop(unsent);
+        let error = loop {
+            if let Err(error) = body.data().await.unwrap() {
+                break error;
+            }
+        };
+        assert_eq!(error.reason(), Some(Reason::CANCEL));
+        while admission.held() > 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(abort);
+        drop(driver.await);
+    }
 
     #[test]
     fn pieces_are_one_buffer_that_is_read_without_copies() {

@@ -1,96 +1,79 @@
-//! Reads a request's body: whole, within the limit, decompressed.
+//! Reads a request's body into the request: admitted, decompressed, within the limits.
 //!
-//! Called by `rest::infer`. Invariant: memory follows the bytes that came, not the length that was announced, and never passes
-//! the limit, compressed or not; what decompression makes is counted like what came (`intake`).
+//! Called by `rest::infer`. Invariants: a body of known length is reserved before any of it is read, any other as it comes, and what
+//! decompression makes of it likewise; what takes long is done on a thread that may block; no body waits for ever for its client.
 
-use std::{
-    io::{self, Read},
-    sync::Arc,
-    time::Duration,
-};
+use std::{error::Error, time::Duration};
 
-use axum::body::Body;
-use bytes::{Bytes, BytesMut};
-use flate2::bufread::{GzDecoder, ZlibDecoder};
+use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
+use hyper::body::Body;
+use tokio::time::{Instant, timeout_at};
+use torchmodel_core::{inference::InferError, metadata::ModelMetadata};
 
-use super::error::RestError;
-use crate::{admission::AdmissionError, intake::Share};
+use super::{
+    assembly::Assembly,
+    decode::{Decoded, Head},
+    error::RestError,
+    inflate::{Encoding, Inflation},
+};
+use crate::{
+    admission::{Admission, AdmissionError, ProgressTimer},
+    protocol::Limits,
+};
 
 /// How long the body of a refused request may pause before it is given up, and how long it may take.
 const DISCARD_PAUSE: Duration = Duration::from_secs(2);
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The most that is allocated on the word of a `Content-Length`.
-const TRUSTED_LENGTH: usize = 4 << 20;
+/// JSON below this is read where it is; more on a thread that may block, so that other requests go on.
+pub(super) const INLINE_BYTES: usize = 64 << 10;
 
-/// Bodies below this are decompressed where they are; larger ones on a thread that may block.
-const INLINE_BYTES: usize = 64 << 10;
+/// A request's body: hyper's or HTTP/2's.
+pub(crate) trait RequestBody: Body<Data = Bytes, Error: Into<BoxError> + Send> + Unpin + Send {}
 
-/// A `Content-Encoding` that is served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Encoding {
-    Identity,
-    Gzip,
-    /// The zlib format, as HTTP means it.
-    Deflate,
+impl<B: Body<Data = Bytes, Error: Into<BoxError> + Send> + Unpin + Send> RequestBody for B {}
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// A request as its head left it.
+pub(super) struct Incoming<'a, B> {
+    pub(super) head: Head,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) body: B,
+    /// For a body that is nothing but the model's one input.
+    pub(super) metadata: Option<ModelMetadata>,
 }
 
-/// The decoded body of a request, at most `limit` bytes long.
-pub(super) async fn read(
-    headers: &HeaderMap,
-    body: Body,
-    limit: usize,
-    share: Option<&Arc<Share>>,
-) -> Result<Bytes, RestError> {
-    let encoding = match encoding(headers) {
-        Ok(encoding) => encoding,
-        Err(error) => {
-            discard(headers, body, limit).await;
-            return Err(error);
-        }
+/// Reads the whole request. The body of one that is refused is taken in and forgotten.
+pub(super) async fn read<B: RequestBody>(
+    mut incoming: Incoming<'_, B>,
+    admission: &Admission,
+    limits: Limits,
+) -> Result<Decoded, RestError> {
+    let decoded = match begin(&mut incoming, admission, limits) {
+        Ok(reading) => reading.run(&mut incoming.body).await,
+        Err(error) => Err(error),
     };
-    let bytes = collect(headers, body, limit).await?;
-    if encoding == Encoding::Identity {
-        return Ok(bytes);
+    if decoded.as_ref().is_err_and(RestError::may_leave_body) {
+        discard(incoming.headers, incoming.body, limits.max_request_bytes).await;
     }
-    if bytes.len() <= INLINE_BYTES {
-        return decompress(&bytes, encoding, limit, share);
-    }
-    let share = share.cloned();
-    let task = tokio::task::spawn_blocking(move || decompress(&bytes, encoding, limit, share.as_ref()));
-    task.await.unwrap_or_else(|_| Err(RestError::invalid("the request body could not be decompressed")))
-}
-
-fn encoding(headers: &HeaderMap) -> Result<Encoding, RestError> {
-    let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
-    let Some(value) = values.next() else { return Ok(Encoding::Identity) };
-    let text = value.to_str().unwrap_or("?").trim();
-    let encoding = match text.to_ascii_lowercase().as_str() {
-        "" | "identity" => Some(Encoding::Identity),
-        "gzip" | "x-gzip" => Some(Encoding::Gzip),
-        "deflate" => Some(Encoding::Deflate),
-        _ => None,
-    };
-    match (encoding, values.next()) {
-        (Some(encoding), None) => Ok(encoding),
-        _ => Err(RestError::UnsupportedEncoding(text.to_owned())),
-    }
+    decoded
 }
 
 /// Takes in and forgets what a client still sends of a refused request, up to `limit` bytes: an answer before the end of the
 /// body would be lost to many clients, whose connection is reset while they send. A client that waits for `100 Continue` is not
 /// told to go on.
-pub(super) async fn discard(headers: &HeaderMap, mut body: Body, limit: usize) {
-    if headers.contains_key(header::EXPECT) {
+pub(super) async fn discard(headers: &HeaderMap, mut body: impl RequestBody, limit: usize) {
+    if headers.contains_key(header::EXPECT) || body.is_end_stream() {
         return;
     }
     let mut left = limit;
-    let end = tokio::time::Instant::now() + DISCARD_TIMEOUT;
+    let end = Instant::now() + DISCARD_TIMEOUT;
     loop {
-        let pause = end.min(tokio::time::Instant::now() + DISCARD_PAUSE);
-        let Ok(Some(Ok(frame))) = tokio::time::timeout_at(pause, body.frame()).await else { return };
+        let pause = end.min(Instant::now() + DISCARD_PAUSE);
+        let Ok(Some(Ok(frame))) = timeout_at(pause, body.frame()).await else { return };
         match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
             Some(rest) => left = rest,
             None => return,
@@ -98,164 +81,112 @@ pub(super) async fn discard(headers: &HeaderMap, mut body: Body, limit: usize) {
     }
 }
 
-async fn collect(headers: &HeaderMap, mut body: Body, limit: usize) -> Result<Bytes, RestError> {
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > limit) {
-        discard(headers, body, limit).await;
-        return Err(RestError::TooLarge(limit));
-    }
-    let mut first = Bytes::new();
-    let mut whole = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = match frame {
-            Ok(frame) => frame,
-            Err(error) => {
-                drop((first, whole));
-                return Err(refused(headers, body, limit, error).await);
-            }
-        };
-        let Ok(data) = frame.into_data() else { continue };
-        if data.len() > limit.saturating_sub(first.len().saturating_add(whole.len())) {
-            drop((first, whole));
-            discard(headers, body, limit).await;
-            return Err(RestError::TooLarge(limit));
-        }
-        if first.is_empty() && whole.is_empty() {
-            // A body of one frame is not copied.
-            first = data;
-            continue;
-        }
-        if whole.is_empty() {
-            whole.reserve(announced.unwrap_or_default().min(TRUSTED_LENGTH).max(first.len() + data.len()));
-            whole.extend_from_slice(&std::mem::take(&mut first));
-        }
-        whole.extend_from_slice(&data);
-    }
-    Ok(if whole.is_empty() { first } else { whole.freeze() })
+/// A body that is being read.
+struct Reading {
+    to: To,
+    /// Bytes that may still come.
+    left: usize,
+    limit: usize,
 }
 
-/// Why the body ended early: `intake` has refused it, or the connection broke.
-async fn refused(headers: &HeaderMap, body: Body, limit: usize, error: axum::Error) -> RestError {
-    match error.into_inner().downcast::<AdmissionError>() {
-        Ok(error) => {
-            if matches!(*error, AdmissionError::Full { .. }) {
-                discard(headers, body, limit).await;
-            }
-            (*error).into()
+/// Where the bytes of a body go.
+enum To {
+    Assembly(Box<Assembly>),
+    Inflation(Inflation),
+}
+
+fn begin<B: RequestBody>(
+    incoming: &mut Incoming<'_, B>,
+    admission: &Admission,
+    limits: Limits,
+) -> Result<Reading, RestError> {
+    let encoding = Encoding::of(incoming.headers)?;
+    let limit = limits.max_request_bytes;
+    let announced = incoming.body.size_hint().exact().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+    if announced.is_some_and(|length| length > limit) {
+        return Err(RestError::TooLarge(limit));
+    }
+    let length = announced.filter(|_| encoding.is_none());
+    let reservation = admission.reserve(length.unwrap_or(0))?;
+    let mut assembly = Assembly::new(incoming.head.clone(), limits, length, reservation)?;
+    if let Some(metadata) = incoming.metadata.take() {
+        assembly = assembly.raw(metadata)?;
+    }
+    let to = match encoding {
+        None => To::Assembly(Box::new(assembly)),
+        Some(encoding) => To::Inflation(Inflation::new(encoding, assembly, admission, limit)?),
+    };
+    Ok(Reading { to, left: limit, limit })
+}
+
+impl Reading {
+    async fn run(mut self, body: &mut impl RequestBody) -> Result<Decoded, RestError> {
+        let mut timer = ProgressTimer::default();
+        while let Some(frame) = timer.within(body.frame()).await? {
+            let frame = frame.map_err(broken)?;
+            let Ok(data) = frame.into_data() else { continue };
+            self.left = self.left.checked_sub(data.len()).ok_or(RestError::TooLarge(self.limit))?;
+            self.to = match self.to {
+                To::Assembly(assembly) => To::Assembly(take(assembly, data).await?),
+                To::Inflation(inflation) => To::Inflation(inflate(inflation, data).await?),
+            };
         }
+        let mut assembly = match self.to {
+            To::Assembly(assembly) => assembly,
+            To::Inflation(inflation) => Box::new(inflation.finish()?),
+        };
+        if assembly.is_all_json() {
+            assembly = read_json(assembly).await?;
+        }
+        assembly.finish()
+    }
+}
+
+/// Why a body ended early: it was too slow for HTTP/2's own watch, or the connection broke.
+fn broken(error: impl Into<BoxError>) -> RestError {
+    match error.into().downcast::<AdmissionError>() {
+        Ok(error) => (*error).into(),
         Err(error) => RestError::invalid(format!("failed to read the request body: {error}")),
     }
 }
 
-/// Counts what is read.
-struct Counted<'a, R> {
-    reader: R,
-    share: Option<&'a Arc<Share>>,
+async fn take(mut assembly: Box<Assembly>, mut data: Bytes) -> Result<Box<Assembly>, RestError> {
+    while !data.is_empty() {
+        assembly.take(&mut data)?;
+        if assembly.is_json_complete() {
+            assembly = read_json(assembly).await?;
+        }
+    }
+    Ok(assembly)
 }
 
-impl<R: Read> Read for Counted<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.reader.read(buffer)?;
-        self.share.map_or(Ok(()), |share| share.add(bytes)).map_err(io::Error::other)?;
-        Ok(bytes)
-    }
+async fn inflate(mut inflation: Inflation, data: Bytes) -> Result<Inflation, RestError> {
+    off_thread(inflation.takes_long(&data), move || {
+        inflation.take(&data)?;
+        Ok(inflation)
+    })
+    .await
 }
 
-fn decompress(bytes: &Bytes, encoding: Encoding, limit: usize, share: Option<&Arc<Share>>) -> Result<Bytes, RestError> {
-    let refuse = |what: &str| RestError::invalid(format!("failed to decompress the request body: {what}"));
-    let mut out = Vec::new();
-    let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-    let (result, rest) = match encoding {
-        Encoding::Identity => return Ok(bytes.clone()),
-        Encoding::Gzip => {
-            let mut decoder = GzDecoder::new(bytes.as_ref());
-            (Counted { reader: decoder.by_ref().take(most), share }.read_to_end(&mut out), decoder.into_inner())
-        }
-        Encoding::Deflate => {
-            let mut decoder = ZlibDecoder::new(bytes.as_ref());
-            (Counted { reader: decoder.by_ref().take(most), share }.read_to_end(&mut out), decoder.into_inner())
-        }
-    };
-    result.map_err(|error| match error.downcast::<AdmissionError>() {
-        Ok(error) => error.into(),
-        Err(error) => refuse(&error.to_string()),
-    })?;
-    if out.len() > limit {
-        return Err(RestError::TooLarge(limit));
+async fn read_json(mut assembly: Box<Assembly>) -> Result<Box<Assembly>, RestError> {
+    off_thread(assembly.json_bytes() > INLINE_BYTES, move || {
+        assembly.read_json()?;
+        Ok(assembly)
+    })
+    .await
+}
+
+/// Does `work` here or, when it takes long, on a thread that may block.
+pub(super) async fn off_thread<T: Send + 'static>(
+    takes_long: bool,
+    work: impl FnOnce() -> Result<T, RestError> + Send + 'static,
+) -> Result<T, RestError> {
+    if !takes_long {
+        return work();
     }
-    if !rest.is_empty() {
-        return Err(refuse("there are bytes after the compressed data"));
-    }
-    Ok(out.into())
+    let task = tokio::task::spawn_blocking(work);
+    task.await.unwrap_or_else(|_| Err(InferError::Internal("the request could not be processed".into()).into()))
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use flate2::{
-        Compression,
-        write::{GzEncoder, ZlibEncoder},
-    };
-
-    use super::*;
-
-    fn gzip(bytes: &[u8]) -> Vec<u8> {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(bytes).unwrap();
-        encoder.finish().unwrap()
-    }
-
-    async fn read_as(encoding: &str, bytes: Vec<u8>, limit: usize) -> Result<Bytes, RestError> {
-        let headers = HeaderMap::from_iter([(header::CONTENT_ENCODING, encoding.parse().unwrap())]);
-        read(&headers, Body::from(bytes), limit, None).await
-    }
-
-    #[tokio::test]
-    async fn gzip_and_deflate_are_decompressed_whatever_the_size() {
-        for size in [0, 10, 300_000] {
-            let plain: Vec<u8> = (0..size).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-            assert_eq!(read_as("gzip", gzip(&plain), 301_000).await, Ok(plain.clone().into()));
-            let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
-            encoder.write_all(&plain).unwrap();
-            assert_eq!(read_as("Deflate", encoder.finish().unwrap(), 301_000).await, Ok(plain.into()));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_bomb_ends_at_the_limit() {
-        let bomb = gzip(&vec![0; 1 << 20]);
-        assert!(bomb.len() < 10_000);
-        assert_eq!(read_as("gzip", bomb, 10_000).await, Err(RestError::TooLarge(10_000)));
-    }
-
-    #[tokio::test]
-    async fn corrupt_cut_or_trailing_data_is_the_clients_fault() {
-        let good = gzip(b"hello");
-        let mut corrupt = good.clone();
-        corrupt[12] ^= 0xff;
-        let trailing = [good.clone(), b"x".to_vec()].concat();
-        let cut = good[..good.len() - 3].to_vec();
-        for wrong in [corrupt, trailing, cut, b"hello".to_vec(), vec![]] {
-            let error = read_as("gzip", wrong, 100).await.unwrap_err();
-            assert_eq!(error.outcome(), torchmodel_core::outcome::Outcome::InvalidRequest);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_body_of_many_frames_is_joined_and_limited() {
-        let frames = || futures::stream::iter((0..10).map(|i| Ok::<_, io::Error>(Bytes::from(vec![i; 3]))));
-        let read = |limit| async move { read(&HeaderMap::new(), Body::from_stream(frames()), limit, None).await };
-        assert_eq!(read(30).await.unwrap().len(), 30);
-        assert_eq!(read(29).await, Err(RestError::TooLarge(29)));
-    }
-
-    #[tokio::test]
-    async fn an_unknown_encoding_is_refused_and_a_long_announcement_is_not_believed() {
-        let error = read_as("br", vec![], 10).await.unwrap_err();
-        assert_eq!(error, RestError::UnsupportedEncoding("br".into()));
-        assert!(read_as("gzip, gzip", vec![], 10).await.is_err());
-        let headers = HeaderMap::from_iter([(header::CONTENT_LENGTH, "11".parse().unwrap())]);
-        assert_eq!(read(&headers, Body::empty(), 10, None).await, Err(RestError::TooLarge(10)));
-    }
-}
+mod tests;

@@ -1,29 +1,29 @@
-//! Compresses answers as the client's `Accept-Encoding` prefers, and takes the body off answers to HEAD.
+//! Compresses answers, where that was asked for and is worth its time.
 //!
-//! A layer around all routes of `rest`. Invariant: `Inference-Header-Content-Length` still counts the JSON before compression, as
-//! the binary tensor extension says.
+//! Used by `rest` on every answer. That a client can read compressed data is no wish for it: stock clients announce it on every
+//! request, and compressing a tensor takes ten times as long as sending it. Invariants: a tensor is compressed only for a client that
+//! compressed its request, or where the server is configured so; nothing is compressed on a thread that serves connections;
+//! `Inference-Header-Content-Length` still counts the JSON before compression, as the binary tensor extension says.
 
-use std::io::Read;
+use std::{io::Write, sync::Arc};
 
-use axum::{
-    body::Body,
-    extract::Request,
-    middleware::Next,
-    response::{IntoResponse, Response},
-};
-use bytes::{Buf, Bytes};
 use flate2::{
     Compression,
-    bufread::{GzEncoder, ZlibEncoder},
+    write::{GzEncoder, ZlibEncoder},
 };
-use http::{HeaderMap, HeaderValue, Method, header};
-use http_body_util::BodyExt;
+use http::{HeaderMap, HeaderValue, Response, header};
+use tokio::sync::Semaphore;
 use torchmodel_core::inference::InferError;
 
-use super::error::RestError;
+use super::{
+    answer::{Answer, AnswerBody},
+    error::RestError,
+    reserved::hold,
+};
+use crate::admission::Admission;
 
-/// Bodies below this are compressed where they are; larger ones on a thread that may block.
-const INLINE_BYTES: usize = 64 << 10;
+/// Shorter bodies fit one packet, or nearly.
+const MIN_BYTES: usize = 1 << 10;
 
 /// A compression that is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,15 +41,87 @@ impl Encoding {
     }
 }
 
-/// Runs the request and finishes its answer.
-pub(super) async fn layer(request: Request, next: Next) -> Response {
-    let encoding = preferred(request.headers());
-    let is_head = request.method() == Method::HEAD;
-    let mut response = next.run(request).await;
-    if let Some(encoding) = encoding {
-        response = compress(response, encoding).await;
+/// Compresses answers, a bounded number at one time.
+#[derive(Clone, Debug)]
+pub(super) struct Compressor {
+    admission: Admission,
+    permits: Arc<Semaphore>,
+    are_tensors_compressed: bool,
+}
+
+/// What a request's head says of compression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wish {
+    encoding: Option<Encoding>,
+    is_request_compressed: bool,
+}
+
+impl Wish {
+    /// Reads it.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let is_request_compressed = headers.contains_key(header::CONTENT_ENCODING);
+        Self { encoding: preferred(headers), is_request_compressed }
     }
-    if is_head { response.map(|_| Body::empty()) } else { response }
+}
+
+impl Compressor {
+    /// Compresses on half of the machine's CPUs at most; tensors for everybody who can read it if `are_tensors_compressed`.
+    pub(super) fn new(admission: Admission, are_tensors_compressed: bool) -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { admission, permits: Arc::new(Semaphore::new(cpus.div_ceil(2))), are_tensors_compressed }
+    }
+
+    /// The answer as it is sent.
+    pub(super) async fn finish(&self, answer: Answer, wish: Wish) -> Response<AnswerBody> {
+        let Answer { response, is_inference } = answer;
+        let is_wanted = !is_inference || wish.is_request_compressed || self.are_tensors_compressed;
+        match wish.encoding.filter(|_| is_wanted && response.body().len() >= MIN_BYTES) {
+            None => response,
+            Some(encoding) => match self.compress(response, encoding).await {
+                Ok(response) => response,
+                Err(error) => Answer::from(error).response,
+            },
+        }
+    }
+
+    async fn compress(
+        &self,
+        response: Response<AnswerBody>,
+        encoding: Encoding,
+    ) -> Result<Response<AnswerBody>, RestError> {
+        let failed = || RestError::from(InferError::Internal("the answer could not be compressed".into()));
+        let _permit = self.permits.acquire().await.map_err(|_| failed())?;
+        let (mut parts, body) = response.into_parts();
+        let mut reservation = self.admission.reserve(body.len())?;
+        let work = move || {
+            let compressed = deflate(body, encoding)?;
+            reservation.shrink_to(compressed.capacity());
+            Some(hold(compressed, reservation))
+        };
+        let compressed = tokio::task::spawn_blocking(work).await.ok().flatten().ok_or_else(failed)?;
+        parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding.as_str()));
+        parts.headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+        Ok(Response::from_parts(parts, compressed.into()))
+    }
+}
+
+fn deflate(mut plain: AnswerBody, encoding: Encoding) -> Option<Vec<u8>> {
+    match encoding {
+        Encoding::Gzip => {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+            while let Some(piece) = plain.next() {
+                encoder.write_all(&piece).ok()?;
+            }
+            encoder.finish().ok()
+        }
+        Encoding::Deflate => {
+            let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
+            while let Some(piece) = plain.next() {
+                encoder.write_all(&piece).ok()?;
+            }
+            encoder.finish().ok()
+        }
+    }
 }
 
 /// The encoding with the highest weight (RFC 9110, 12.5.3), when it is above that of no encoding. gzip wins a tie.
@@ -74,40 +146,6 @@ fn preferred(headers: &HeaderMap) -> Option<Encoding> {
     let identity = identity.unwrap_or(0.0);
     let (encoding, weight) = if gzip >= deflate { (Encoding::Gzip, gzip) } else { (Encoding::Deflate, deflate) };
     (weight > 0.0 && weight >= identity).then_some(encoding)
-}
-
-async fn compress(response: Response, encoding: Encoding) -> Response {
-    let (mut parts, body) = response.into_parts();
-    // Our bodies are in memory and cannot fail.
-    let Ok(collected) = body.collect().await else {
-        return RestError::from(InferError::Internal("the answer could not be compressed".into())).into_response();
-    };
-    let plain = collected.aggregate();
-    if !plain.has_remaining() {
-        return Response::from_parts(parts, Body::empty());
-    }
-    let compressed = if plain.remaining() <= INLINE_BYTES {
-        deflate(plain, encoding)
-    } else {
-        tokio::task::spawn_blocking(move || deflate(plain, encoding)).await.ok().flatten()
-    };
-    let Some(compressed) = compressed else {
-        return RestError::from(InferError::Internal("the answer could not be compressed".into())).into_response();
-    };
-    parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding.as_str()));
-    parts.headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
-    parts.headers.remove(header::CONTENT_LENGTH);
-    Response::from_parts(parts, Body::from(compressed))
-}
-
-fn deflate(plain: impl Buf, encoding: Encoding) -> Option<Bytes> {
-    let mut out = Vec::new();
-    let reader = plain.reader();
-    match encoding {
-        Encoding::Gzip => GzEncoder::new(reader, Compression::fast()).read_to_end(&mut out).ok()?,
-        Encoding::Deflate => ZlibEncoder::new(reader, Compression::fast()).read_to_end(&mut out).ok()?,
-    };
-    Some(out.into())
 }
 
 #[cfg(test)]

@@ -1,12 +1,21 @@
-//! Parses the `data` array of an input straight into the tensor's bytes, without a JSON tree.
+//! Reads the `data` array of an input straight into the tensor's own memory, without a JSON tree.
 //!
-//! Called by `rest::decode` with text that the request parser already found to be one JSON value. Numbers are read from their
-//! own digits by the target type, so that nothing is rounded twice and what does not fit is refused. Invariant: memory grows
-//! with the text, never with what a shape claims.
+//! Called by `rest::json` where the array stands in the text, or afterwards where datatype and shape stand behind it. Each number is
+//! read once, from its own digits, and written once, so that nothing is rounded twice and what does not fit is refused. Invariant:
+//! memory is reserved before it is taken, and grows with the text, never with what a shape claims.
 
+use bytes::Bytes;
+use half::{bf16, f16};
 use torchmodel_core::tensor::{DataType, DataTypeExt, push_bytes_element};
 
-use crate::protocol::MAX_DIMENSIONS;
+use super::{
+    reserved::hold,
+    text::{Cursor, JsonError},
+};
+use crate::{
+    admission::{AdmissionError, Reservation},
+    protocol::MAX_DIMENSIONS,
+};
 
 /// Why `data` is not what the input's datatype and shape ask for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,137 +45,242 @@ pub(super) enum DataError {
         /// The input's datatype.
         datatype: &'static str,
     },
-    /// FP16 and BF16 have no JSON form.
-    #[error("no JSON form")]
-    NoJsonForm,
 }
 
-/// Little-endian, row-major bytes of the `expected` elements in `text`.
-pub(super) fn parse(text: &str, datatype: DataType, expected: usize) -> Result<Vec<u8>, DataError> {
-    let scan = Scan { text, datatype, expected };
+/// Why no tensor was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The text is not JSON.
+    Json(JsonError),
+    /// It is, but not this tensor.
+    Data(DataError),
+    /// There is no memory for it now.
+    Admission(AdmissionError),
+}
+
+impl From<JsonError> for Failure {
+    fn from(error: JsonError) -> Self {
+        Self::Json(error)
+    }
+}
+
+impl From<DataError> for Failure {
+    fn from(error: DataError) -> Self {
+        Self::Data(error)
+    }
+}
+
+impl From<AdmissionError> for Failure {
+    fn from(error: AdmissionError) -> Self {
+        Self::Admission(error)
+    }
+}
+
+/// Passes over the array that comes next and gives its `expected` elements as little-endian, row-major bytes, which keep the part
+/// of `reservation` that was taken for them.
+#[expect(clippy::redundant_closure_for_method_calls, reason = "a method's path is of one lifetime only")]
+pub(super) fn parse(
+    cursor: &mut Cursor<'_>,
+    datatype: DataType,
+    expected: usize,
+    reservation: &mut Reservation,
+) -> Result<Bytes, Failure> {
+    let scan = Scan { cursor, datatype, expected, count: 0, nesting: Nesting::default() };
     match datatype {
-        DataType::Bool => scan.run(|text, out| {
-            let value = match text {
-                "true" => 1,
-                "false" => 0,
-                _ => return false,
-            };
-            out.push(value);
-            true
+        DataType::Bool => scan.fixed(reservation, |cursor| {
+            let value = cursor.accept_word("true");
+            (value || cursor.accept_word("false")).then_some([u8::from(value)])
         }),
-        DataType::Uint8 => scan.run(|text, out| push(text.parse().map(u8::to_le_bytes), out)),
-        DataType::Uint16 => scan.run(|text, out| push(text.parse().map(u16::to_le_bytes), out)),
-        DataType::Uint32 => scan.run(|text, out| push(text.parse().map(u32::to_le_bytes), out)),
-        DataType::Uint64 => scan.run(|text, out| push(text.parse().map(u64::to_le_bytes), out)),
-        DataType::Int8 => scan.run(|text, out| push(text.parse().map(i8::to_le_bytes), out)),
-        DataType::Int16 => scan.run(|text, out| push(text.parse().map(i16::to_le_bytes), out)),
-        DataType::Int32 => scan.run(|text, out| push(text.parse().map(i32::to_le_bytes), out)),
-        DataType::Int64 => scan.run(|text, out| push(text.parse().map(i64::to_le_bytes), out)),
-        DataType::Fp32 => scan.run(|text, out| {
+        DataType::Uint8 => scan.unsigned(reservation, u8::to_le_bytes),
+        DataType::Uint16 => scan.unsigned(reservation, u16::to_le_bytes),
+        DataType::Uint32 => scan.unsigned(reservation, u32::to_le_bytes),
+        DataType::Uint64 => scan.unsigned(reservation, u64::to_le_bytes),
+        DataType::Int8 => scan.signed(reservation, i8::to_le_bytes),
+        DataType::Int16 => scan.signed(reservation, i16::to_le_bytes),
+        DataType::Int32 => scan.signed(reservation, i32::to_le_bytes),
+        DataType::Int64 => scan.signed(reservation, i64::to_le_bytes),
+        DataType::Fp16 => scan.fixed(reservation, |cursor| {
+            let value = cursor.number(|number| number.fp16()).or_else(|| non_finite(cursor).map(f16::from_f64));
+            value.map(f16::to_le_bytes)
+        }),
+        DataType::Bf16 => scan.fixed(reservation, |cursor| {
+            let value = cursor.number(|number| number.bf16()).or_else(|| non_finite(cursor).map(bf16::from_f64));
+            value.map(bf16::to_le_bytes)
+        }),
+        DataType::Fp32 => scan.fixed(reservation, |cursor| {
             #[expect(clippy::cast_possible_truncation, reason = "exact for what is not finite")]
-            let value = non_finite(text).map(|value| value as f32);
-            // A number too large for the type reads as infinity.
-            let value = value.or_else(|| text.parse().ok().filter(|value: &f32| value.is_finite()));
-            push(value.map(f32::to_le_bytes).ok_or(()), out)
+            let value = cursor.number(|number| number.fp32()).or_else(|| non_finite(cursor).map(|value| value as f32));
+            value.map(f32::to_le_bytes)
         }),
-        DataType::Fp64 => scan.run(|text, out| {
-            let value = non_finite(text).or_else(|| text.parse().ok().filter(|value: &f64| value.is_finite()));
-            push(value.map(f64::to_le_bytes).ok_or(()), out)
+        DataType::Fp64 => scan.fixed(reservation, |cursor| {
+            cursor.number(|number| number.fp64()).or_else(|| non_finite(cursor)).map(f64::to_le_bytes)
         }),
-        DataType::Bytes => scan.run(push_string),
-        DataType::Fp16 | DataType::Bf16 => Err(DataError::NoJsonForm),
+        DataType::Bytes => scan.strings(reservation),
     }
 }
 
-fn push<const N: usize, E>(bytes: Result<[u8; N], E>, out: &mut Vec<u8>) -> bool {
-    bytes.map(|bytes| out.extend_from_slice(&bytes)).is_ok()
-}
-
-/// The values that JSON has no numbers for, as strings (protobuf's JSON form; `rest::json` makes bare tokens into these).
-fn non_finite(text: &str) -> Option<f64> {
-    match text {
-        "\"NaN\"" => Some(f64::NAN),
-        "\"Infinity\"" => Some(f64::INFINITY),
-        "\"-Infinity\"" => Some(f64::NEG_INFINITY),
-        _ => None,
+/// The values that JSON has no numbers for: bare, as Python and Triton write them, or as strings, protobuf's JSON form.
+fn non_finite(cursor: &mut Cursor<'_>) -> Option<f64> {
+    let mut after = cursor.clone();
+    let is_quoted = after.accept(b'"');
+    let words = [("NaN", f64::NAN), ("Infinity", f64::INFINITY), ("-Infinity", f64::NEG_INFINITY)];
+    let (_, value) = words.iter().find(|(word, _)| after.accept_word(word))?;
+    if is_quoted && after.peek() != Some(b'"') {
+        return None;
     }
-}
-
-fn push_string(text: &str, out: &mut Vec<u8>) -> bool {
-    let Some(inner) = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) else { return false };
-    if inner.contains('\\') {
-        serde_json::from_str::<String>(text).is_ok_and(|element| push_bytes_element(out, element.as_bytes()))
-    } else {
-        push_bytes_element(out, inner.as_bytes())
-    }
+    after.advance(usize::from(is_quoted));
+    *cursor = after;
+    Some(*value)
 }
 
 /// One pass over a `data` value.
-struct Scan<'a> {
-    text: &'a str,
+struct Scan<'c, 'a> {
+    cursor: &'c mut Cursor<'a>,
     datatype: DataType,
     expected: usize,
+    /// Elements so far.
+    count: usize,
+    nesting: Nesting,
 }
 
-impl Scan<'_> {
-    /// Walks the arrays and gives the text of each element to `push`, which appends its bytes or returns `false`.
-    fn run(&self, push: impl Fn(&str, &mut Vec<u8>) -> bool) -> Result<Vec<u8>, DataError> {
-        // An element takes two characters of text at least.
-        let capacity = self.expected.min(self.text.len() / 2 + 1);
-        let mut out = Vec::with_capacity(capacity * self.datatype.size_bytes().unwrap_or(4));
-        let mut nesting = Nesting::default();
-        let mut count = 0usize;
-        let mut rest = self.text;
-        while let Some(first) = rest.bytes().next() {
-            let length = match first {
-                b'[' => {
-                    nesting.open()?;
-                    1
-                }
-                b']' => {
-                    nesting.close()?;
-                    1
-                }
-                b',' | b' ' | b'\t' | b'\n' | b'\r' => 1,
-                _ => {
-                    let length = element_length(rest);
-                    let element = rest.get(..length).unwrap_or_default();
-                    nesting.element()?;
-                    if count < self.expected && !push(element, &mut out) {
-                        return Err(self.wrong_element(count, element));
-                    }
-                    count += 1;
-                    length
-                }
-            };
-            rest = rest.get(length..).unwrap_or_default();
-        }
-        if count == self.expected { Ok(out) } else { Err(DataError::WrongCount { actual: count }) }
+impl Scan<'_, '_> {
+    fn unsigned<T: TryFrom<u64>, const N: usize>(
+        self,
+        reservation: &mut Reservation,
+        to_bytes: fn(T) -> [u8; N],
+    ) -> Result<Bytes, Failure> {
+        self.fixed(reservation, |cursor| cursor.number(|number| T::try_from(number.unsigned()?).ok().map(to_bytes)))
     }
 
-    fn wrong_element(&self, position: usize, element: &str) -> DataError {
+    fn signed<T: TryFrom<i64>, const N: usize>(
+        self,
+        reservation: &mut Reservation,
+        to_bytes: fn(T) -> [u8; N],
+    ) -> Result<Bytes, Failure> {
+        self.fixed(reservation, |cursor| cursor.number(|number| T::try_from(number.signed()?).ok().map(to_bytes)))
+    }
+
+    /// Reads elements of `N` bytes, each passed over and given by `read`.
+    fn fixed<const N: usize>(
+        mut self,
+        reservation: &mut Reservation,
+        read: impl Fn(&mut Cursor<'_>) -> Option<[u8; N]>,
+    ) -> Result<Bytes, Failure> {
+        // An element takes two characters of text at least.
+        let capacity = self.expected.min(self.cursor.remaining() / 2 + 1).saturating_mul(N);
+        reservation.grow_within(capacity)?;
+        let mut slab = reservation.admission().pool().take(capacity);
+        let (slots, _) = slab.spare_mut().as_chunks_mut::<N>();
+        let mut slots = slots.iter_mut();
+        self.run(|cursor| {
+            let value = read(cursor);
+            Ok(match (value, slots.next()) {
+                (Some(value), Some(slot)) => {
+                    *slot = value;
+                    true
+                }
+                _ => false,
+            })
+        })?;
+        slab.advance(capacity);
+        Ok(slab.freeze(reservation.split(capacity)))
+    }
+
+    fn strings(mut self, reservation: &mut Reservation) -> Result<Bytes, Failure> {
+        let mut out = Vec::new();
+        let mut held = reservation.split(0);
+        self.run(|cursor| {
+            if cursor.peek_token() != Some(b'"') {
+                return Ok(false);
+            }
+            let mut after = cursor.clone();
+            let Ok(element) = after.text() else { return Ok(false) };
+            let end = out.len() + 4 + element.len();
+            if end > out.capacity() {
+                let capacity = end.max(out.capacity().saturating_mul(2));
+                held.grow_within(capacity - out.capacity())?;
+                out.reserve_exact(capacity - out.len());
+            }
+            *cursor = after;
+            Ok(push_bytes_element(&mut out, element.as_bytes()))
+        })?;
+        Ok(hold(out, held))
+    }
+
+    /// Walks the arrays and has `push` pass over each element and keep it; `push` gives `false` for what is no element.
+    fn run(&mut self, mut push: impl FnMut(&mut Cursor<'_>) -> Result<bool, Failure>) -> Result<(), Failure> {
+        if self.cursor.peek_token() != Some(b'[') {
+            self.cursor.skip_value()?;
+            return Err(DataError::NotArray.into());
+        }
+        loop {
+            if self.cursor.accept(b'[') {
+                self.nesting.open()?;
+                if !self.cursor.accept(b']') {
+                    continue;
+                }
+            } else {
+                let before = self.count;
+                self.run_of_elements(&mut push)?;
+                self.nesting.elements(self.count - before)?;
+            }
+            self.nesting.close()?;
+            loop {
+                if self.nesting.is_closed() {
+                    return self.check_count();
+                }
+                if self.cursor.accept(b',') {
+                    break;
+                }
+                self.end_of_array()?;
+                self.nesting.close()?;
+            }
+        }
+    }
+
+    /// Elements to the end of the array that they are in.
+    fn run_of_elements(
+        &mut self,
+        push: &mut impl FnMut(&mut Cursor<'_>) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        loop {
+            if self.count >= self.expected {
+                self.cursor.skip_value()?;
+            } else if !push(self.cursor)? {
+                return Err(self.wrong_element());
+            }
+            self.count += 1;
+            if !self.cursor.accept(b',') {
+                return self.end_of_array();
+            }
+            if self.cursor.peek_token() == Some(b'[') {
+                return Err(DataError::Ragged.into());
+            }
+        }
+    }
+
+    fn end_of_array(&mut self) -> Result<(), Failure> {
+        if self.cursor.accept(b']') { Ok(()) } else { Err(self.cursor.unexpected("expected `,` or `]`").into()) }
+    }
+
+    fn check_count(&self) -> Result<(), Failure> {
+        if self.count == self.expected { Ok(()) } else { Err(DataError::WrongCount { actual: self.count }.into()) }
+    }
+
+    /// What comes next is no element: because it is not JSON, or because it is something else.
+    fn wrong_element(&mut self) -> Failure {
         const SHOWN: usize = 40;
+        let element = match self.cursor.value() {
+            Ok(element) => element,
+            Err(error) => return error.into(),
+        };
+        let element = String::from_utf8_lossy(&element);
         let mut text: String = element.chars().take(SHOWN).collect();
         if text.len() < element.len() {
             text.push('…');
         }
-        DataError::WrongElement { position, text, datatype: self.datatype.as_str() }
+        DataError::WrongElement { position: self.count, text, datatype: self.datatype.as_str() }.into()
     }
-}
-
-/// Bytes of the scalar (or object) that `text` begins with; the text is valid JSON.
-fn element_length(text: &str) -> usize {
-    let mut bytes = text.bytes();
-    if bytes.next() == Some(b'"') {
-        let mut is_escaped = false;
-        let end = bytes.position(|byte| {
-            let is_end = byte == b'"' && !is_escaped;
-            is_escaped = byte == b'\\' && !is_escaped;
-            is_end
-        });
-        return end.map_or(text.len(), |end| end + 2);
-    }
-    text.bytes().position(|byte| matches!(byte, b',' | b']' | b' ' | b'\t' | b'\n' | b'\r')).unwrap_or(text.len())
 }
 
 /// Keeps the arrays of each level equally long and the elements at one level.
@@ -204,9 +318,9 @@ impl Nesting {
         if *length.get_or_insert(members) == members { Ok(()) } else { Err(DataError::Ragged) }
     }
 
-    fn element(&mut self) -> Result<(), DataError> {
+    fn elements(&mut self, count: usize) -> Result<(), DataError> {
         let level = self.open.len();
-        *self.open.last_mut().ok_or(DataError::NotArray)? += 1;
+        *self.open.last_mut().ok_or(DataError::NotArray)? += count;
         // Deeper arrays at this level were members, too, if there were any.
         if *self.element_level.get_or_insert(level) == level && self.lengths.len() == level {
             Ok(())
@@ -214,94 +328,11 @@ impl Nesting {
             Err(DataError::Ragged)
         }
     }
+
+    fn is_closed(&self) -> bool {
+        self.open.is_empty()
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn fp32(text: &str, expected: usize) -> Result<Vec<f32>, DataError> {
-        let bytes = parse(text, DataType::Fp32, expected)?;
-        Ok(bytes.chunks(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect())
-    }
-
-    #[test]
-    fn data_may_be_flat_or_nested() {
-        for text in ["[1,2,3,4]", "[[1,2],[3,4]]", "[[[1],[2]],[[3],[4]]]", " [ [ 1 , 2 ] ,\n[3,4]\t] "] {
-            assert_eq!(fp32(text, 4), Ok(vec![1.0, 2.0, 3.0, 4.0]), "{text}");
-        }
-        assert_eq!(fp32("[]", 0), Ok(vec![]));
-        assert_eq!(fp32("[[],[]]", 0), Ok(vec![]));
-    }
-
-    #[test]
-    fn ragged_data_is_refused() {
-        for text in ["[[1,2],[3]]", "[1,[2]]", "[[1],2]", "[[1],[[2]]]", "[[],[1]]", "[[],[[]]]", "[[[1]],[2]]"] {
-            assert_eq!(fp32(text, 2), Err(DataError::Ragged), "{text}");
-        }
-    }
-
-    #[test]
-    fn nesting_has_a_limit_and_data_must_be_an_array() {
-        let deep = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
-        assert!(fp32(&deep(MAX_DIMENSIONS), 1).is_ok());
-        assert_eq!(fp32(&deep(MAX_DIMENSIONS + 1), 1), Err(DataError::TooDeep));
-        for text in ["1", "null", "\"x\"", "{\"a\":1}"] {
-            assert_eq!(fp32(text, 1), Err(DataError::NotArray), "{text}");
-        }
-    }
-
-    #[test]
-    fn elements_are_counted_to_the_end() {
-        assert_eq!(fp32("[1,2,3]", 2), Err(DataError::WrongCount { actual: 3 }));
-        assert_eq!(fp32("[1]", 2), Err(DataError::WrongCount { actual: 1 }));
-    }
-
-    #[test]
-    fn numbers_that_do_not_fit_their_datatype_are_refused() {
-        let wrong = [
-            (DataType::Uint8, "[300]"),
-            (DataType::Uint8, "[-1]"),
-            (DataType::Int8, "[128]"),
-            (DataType::Int32, "[2147483648]"),
-            (DataType::Uint64, "[18446744073709551616]"),
-            (DataType::Int64, "[1.5]"),
-            (DataType::Int64, "[1e2]"),
-            (DataType::Fp32, "[1e40]"),
-            (DataType::Fp64, "[1e400]"),
-            (DataType::Fp32, "[\"1\"]"),
-            (DataType::Fp32, "[null]"),
-            (DataType::Fp32, "[{\"a\":1}]"),
-            (DataType::Bool, "[1]"),
-            (DataType::Bytes, "[1]"),
-            (DataType::Bytes, "[\"\\ud800\"]"),
-        ];
-        for (datatype, text) in wrong {
-            let result = parse(text, datatype, 1);
-            assert!(matches!(result, Err(DataError::WrongElement { position: 0, .. })), "{text}: {result:?}");
-        }
-    }
-
-    #[test]
-    fn the_extremes_of_every_integer_are_read() {
-        assert_eq!(parse("[-128, 127]", DataType::Int8, 2), Ok(vec![0x80, 0x7f]));
-        let expected = [i64::MIN.to_le_bytes(), i64::MAX.to_le_bytes()].concat();
-        assert_eq!(parse("[-9223372036854775808,9223372036854775807]", DataType::Int64, 2), Ok(expected));
-        assert_eq!(parse("[18446744073709551615]", DataType::Uint64, 1), Ok(u64::MAX.to_le_bytes().to_vec()));
-    }
-
-    #[test]
-    fn floats_are_rounded_once() {
-        // Halfway between two FP32 values, plus a little that an FP64 cannot hold.
-        assert_eq!(fp32("[1.00000005960464477540]", 1), Ok(vec![1.000_000_1]));
-        let values = fp32("[\"NaN\",\"-Infinity\"]", 2).unwrap();
-        assert!(values[0].is_nan() && values[1].is_infinite() && values[1] < 0.0, "{values:?}");
-    }
-
-    #[test]
-    fn strings_keep_escapes_nul_brackets_and_non_ascii() {
-        let bytes = parse(r#"["a]\"[","\u0000","\\","ü","",", "]"#, DataType::Bytes, 6).unwrap();
-        let elements: Vec<_> = torchmodel_core::tensor::BytesElements::new(&bytes).map(Result::unwrap).collect();
-        assert_eq!(elements, [&b"a]\"["[..], b"\0", b"\\", "ü".as_bytes(), b"", b", "]);
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! From a REST inference request to an [`InferRequest`]: JSON, the binary tensor extension, and both mixed.
 //!
-//! Called by `rest::infer` with the whole body. Binary tensors are slices of that body, not copies. Invariant: every byte of the
-//! body belongs to something, and every error names the input.
+//! Called by `rest::assembly`, which knows how far the body has come. Invariant: every byte of the body belongs to something, what is
+//! wrong is refused before memory is taken for it, and every error names the input.
 
 use std::{
     collections::BTreeMap,
@@ -11,17 +11,17 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use torchmodel_core::{
-    inference::{InferError, InferRequest, NamedTensor, Parameter, Parameters},
+    inference::{InferError, InferRequest, Parameter, Parameters},
     metadata::ModelMetadata,
     model_key::{ModelName, ModelVersion},
-    tensor::{DataType, push_bytes_element},
+    tensor::DataType,
 };
 
 use super::{
-    data::{self, DataError},
-    json::{self, InputBody, OutputBody, RequestBody},
+    json::{InputBody, InputData, OutputBody, Reader},
+    text::Text,
 };
-use crate::protocol::{InputHead, Limits, deadline_after, finish_request, refuse_tensor_parameter};
+use crate::protocol::{DeclaredInput, InputHead, Limits, deadline_after, finish_request, refuse_tensor_parameter};
 
 /// Length of the JSON that stands before the binary tensors, on requests and answers.
 pub(super) const HEADER_LENGTH: &str = "inference-header-content-length";
@@ -117,59 +117,187 @@ pub(super) struct Decoded {
     pub(super) form: OutputForm,
 }
 
-/// Decodes a body with a JSON part.
-pub(super) fn decode(head: &Head, mut body: Bytes, limits: Limits) -> Result<Decoded, InferError> {
-    let json_length = match head.header_length {
-        None => body.len(),
-        Some(length) if (1..=body.len()).contains(&length) => length,
-        Some(length) => {
-            return Err(invalid(format!(
-                "inference header size should be in range (0, {}), got: {length}",
-                body.len()
-            )));
+/// A request whose JSON has been read: what is in it, and which bytes must follow it.
+///
+/// `rest::assembly` makes one at the end of the JSON, takes the places of the binary tensors from it, and finishes it when they have
+/// come.
+#[derive(Debug)]
+pub(super) struct Plan {
+    request: InferRequest,
+    inputs: Vec<PlannedInput>,
+    form: OutputForm,
+    arrival: Instant,
+}
+
+/// An input and where its data is.
+#[derive(Debug)]
+struct PlannedInput {
+    input: DeclaredInput,
+    data: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Json(Bytes),
+    Binary(BinaryPart),
+}
+
+/// Bytes of one input that follow the JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BinaryPart {
+    /// Whether they are one `BYTES` element and want their length before them.
+    pub(super) is_element: bool,
+    /// Bytes that come.
+    pub(super) size_bytes: usize,
+}
+
+impl Plan {
+    /// Reads the JSON. What its tensors take is added to `reservation`; `available` is how many bytes follow, where that is known.
+    pub(super) fn read(
+        head: &Head,
+        text: &Text,
+        reader: Reader<'_>,
+        available: Option<usize>,
+    ) -> Result<Self, InferError> {
+        let mut reader = reader;
+        let mut body = reader.read(text)?;
+        let mut form = OutputForm {
+            binary_by_default: take_bool(&mut body.parameters, "binary_data_output", "the request")?.unwrap_or(false),
+            is_strict_json: take_bool(&mut body.parameters, "strict_json", "the request")?.unwrap_or(false),
+            ..OutputForm::default()
+        };
+        let mut inputs = Vec::with_capacity(body.inputs.len());
+        let mut left = available;
+        for input in body.inputs {
+            inputs.push(plan_input(input, text, &mut reader, &mut left)?);
         }
-    };
-    let json = body.split_to(json_length);
-    json::parse(&json, |parts| assemble(head, parts, body, limits))
-}
-
-fn assemble(head: &Head, mut parts: RequestBody<'_>, mut blobs: Bytes, limits: Limits) -> Result<Decoded, InferError> {
-    let mut form = OutputForm {
-        binary_by_default: take_bool(&mut parts.parameters, "binary_data_output", "the request")?.unwrap_or(false),
-        is_strict_json: take_bool(&mut parts.parameters, "strict_json", "the request")?.unwrap_or(false),
-        ..OutputForm::default()
-    };
-    let model = head.model.as_str();
-    let inputs = parts.inputs.into_iter().map(|input| decode_input(model, input, &mut blobs, limits));
-    let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-    if !blobs.is_empty() {
-        return Err(invalid(format!("unexpected additional input data for model '{model}': {} bytes", blobs.len())));
+        if let Some(additional) = left.filter(|left| *left > 0) {
+            return Err(unexpected_data(head.model.as_str(), additional));
+        }
+        let outputs = body.outputs.into_iter().map(|output| decode_output(output, &mut form));
+        let request = InferRequest {
+            model: head.model.clone(),
+            version: head.version,
+            id: body.id.unwrap_or_default(),
+            inputs: vec![],
+            outputs: outputs.collect::<Result<Vec<_>, _>>()?,
+            parameters: body.parameters,
+            deadline: head.deadline,
+        };
+        Ok(Self { request, inputs, form, arrival: head.arrival })
     }
-    let outputs = parts.outputs.into_iter().map(|output| decode_output(output, &mut form));
-    let request = InferRequest {
-        model: head.model.clone(),
-        version: head.version,
-        id: parts.id.unwrap_or_default(),
-        inputs,
-        outputs: outputs.collect::<Result<Vec<_>, _>>()?,
-        parameters: parts.parameters,
-        deadline: head.deadline,
-    };
-    Ok(Decoded { request: finish_request(request, head.arrival)?, form })
+
+    /// A body of `length` bytes that is nothing but the data of the model's one input (`Inference-Header-Content-Length: 0`): name,
+    /// datatype and shape come from the model, all outputs are binary. A `BYTES` input takes the body as its one element.
+    pub(super) fn raw(
+        head: &Head,
+        metadata: &ModelMetadata,
+        limits: Limits,
+        length: usize,
+    ) -> Result<Self, InferError> {
+        let model = head.model.as_str();
+        let [input] = metadata.inputs.as_slice() else {
+            return Err(invalid(format!(
+                "Raw request must only have 1 input (found {}) to be deduced for model '{model}'",
+                metadata.inputs.len()
+            )));
+        };
+        let (Some(datatype), Some(dims)) = (input.datatype, &input.shape) else {
+            return Err(invalid(format!(
+                "Raw request is not possible for model '{model}': it does not say datatype and shape of input '{}'",
+                input.name
+            )));
+        };
+        let is_element = datatype == DataType::Bytes;
+        if is_element && u32::try_from(length).is_err() {
+            return Err(invalid(format!("the body is too long for an element of input '{}'", input.name)));
+        }
+        let shape = if is_element {
+            dims.iter().map(|dim| if *dim < 0 { 1 } else { *dim }).collect()
+        } else {
+            infer_shape(dims, datatype, length)
+        };
+        let planned = InputHead { model, name: &input.name, datatype, shape: &shape };
+        let expected = planned.element_count(limits)?;
+        planned.check_size(expected, length)?;
+        let request = InferRequest {
+            model: head.model.clone(),
+            version: head.version,
+            id: String::new(),
+            inputs: vec![],
+            outputs: vec![],
+            parameters: Parameters::new(),
+            deadline: head.deadline,
+        };
+        let data = Source::Binary(BinaryPart { is_element, size_bytes: length });
+        let inputs = vec![PlannedInput { input: DeclaredInput { name: input.name.clone(), datatype, shape }, data }];
+        let form = OutputForm { binary_by_default: true, ..OutputForm::default() };
+        Ok(Self { request, inputs, form, arrival: head.arrival })
+    }
+
+    /// The parts that follow the JSON, in the order in which they come.
+    pub(super) fn binary_parts(&self) -> impl Iterator<Item = BinaryPart> {
+        self.inputs.iter().filter_map(|input| match input.data {
+            Source::Json(_) => None,
+            Source::Binary(part) => Some(part),
+        })
+    }
+
+    /// The words for a body of which only `received` bytes follow the JSON.
+    pub(super) fn is_short(&self, received: usize) -> InferError {
+        let mut end = 0usize;
+        for PlannedInput { input, data } in &self.inputs {
+            if let Source::Binary(part) = data {
+                end = end.saturating_add(part.size_bytes);
+                if end > received {
+                    return missing_data(self.request.model.as_str(), &input.name, end - received);
+                }
+            }
+        }
+        invalid(format!("the body for model '{}' is too short", self.request.model))
+    }
+
+    /// The words for a body of which `additional` bytes belong to nothing.
+    pub(super) fn is_long(&self, additional: usize) -> InferError {
+        unexpected_data(self.request.model.as_str(), additional)
+    }
+
+    /// The request, with the data of its binary parts in their order.
+    pub(super) fn finish(self, parts: impl IntoIterator<Item = Bytes>) -> Result<Decoded, InferError> {
+        let Self { mut request, inputs, form, arrival } = self;
+        let mut parts = parts.into_iter();
+        request.inputs.reserve_exact(inputs.len());
+        for PlannedInput { input, data } in inputs {
+            let data = match data {
+                Source::Json(data) => data,
+                Source::Binary(_) => parts.next().unwrap_or_default(),
+            };
+            request.inputs.push(input.with_data(request.model.as_str(), data)?);
+        }
+        Ok(Decoded { request: finish_request(request, arrival)?, form })
+    }
 }
 
-fn decode_input(
-    model: &str,
+fn missing_data(model: &str, input: &str, missing: usize) -> InferError {
+    invalid(format!("unexpected size for input '{input}', expecting {missing} additional bytes for model '{model}'"))
+}
+
+fn unexpected_data(model: &str, additional: usize) -> InferError {
+    invalid(format!("unexpected additional input data for model '{model}': {additional} bytes"))
+}
+
+fn plan_input(
     mut input: InputBody<'_>,
-    blobs: &mut Bytes,
-    limits: Limits,
-) -> Result<NamedTensor, InferError> {
+    text: &Text,
+    reader: &mut Reader<'_>,
+    left: &mut Option<usize>,
+) -> Result<PlannedInput, InferError> {
     let name = input.name.as_str();
     for parameter in input.parameters.keys() {
         refuse_tensor_parameter("input", name, parameter)?;
     }
-    let head = InputHead::new(model, name, &input.datatype, &input.shape)?;
-    let expected = head.element_count(limits)?;
+    let head = InputHead::new(reader.model, name, &input.datatype, &input.shape)?;
+    let expected = head.element_count(reader.limits)?;
     let binary_size = match input.parameters.remove("binary_data_size") {
         None => None,
         Some(Parameter::Int64(size)) if size >= 0 => Some(usize::try_from(size).unwrap_or(usize::MAX)),
@@ -177,33 +305,29 @@ fn decode_input(
             return Err(invalid(format!("parameter 'binary_data_size' of input '{name}' must be a number of bytes")));
         }
     };
-    match (input.data, binary_size) {
-        (Some(data), None) => {
-            let bytes = data::parse(data.get(), head.datatype, expected).map_err(|error| match error {
-                DataError::WrongCount { actual } => head.wrong_count(expected, actual),
-                DataError::NoJsonForm => invalid(format!(
-                    "receiving {} data via JSON is not supported. Please use the binary data format for input {name}",
-                    input.datatype
-                )),
-                other => invalid(format!("input '{name}' for model '{model}': {other}")),
-            })?;
-            head.with_data(bytes.into())
+    let datatype = head.datatype;
+    let data = match (input.data, binary_size) {
+        (Some(InputData::Read(data)), None) => Source::Json(data),
+        (Some(InputData::Unread(mut cursor)), None) => {
+            Source::Json(reader.tensor(&mut cursor, head, expected).map_err(|error| error.describe(text))?)
         }
         (None, Some(size)) => {
-            if size > blobs.len() {
-                let missing = size - blobs.len();
-                return Err(invalid(format!(
-                    "unexpected size for input '{name}', expecting {missing} additional bytes for model '{model}'"
-                )));
+            if let Some(left) = left {
+                let rest = left.checked_sub(size).ok_or_else(|| missing_data(reader.model, name, size - *left))?;
+                *left = rest;
             }
-            head.with_data(blobs.split_to(size))
+            head.check_size(expected, size)?;
+            Source::Binary(BinaryPart { is_element: false, size_bytes: size })
         }
-        (data, _) => Err(invalid(format!(
-            "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', \
-             'shared_memory_region' in 'parameters'. Input '{name}' sets {}",
-            if data.is_some() { "more than one" } else { "none" }
-        ))),
-    }
+        (data, _) => {
+            return Err(invalid(format!(
+                "Input must set only one of the following fields: 'data', 'binary_data_size' in 'parameters', \
+                 'shared_memory_region' in 'parameters'. Input '{name}' sets {}",
+                if data.is_some() { "more than one" } else { "none" }
+            )));
+        }
+    };
+    Ok(PlannedInput { input: DeclaredInput { name: input.name, datatype, shape: input.shape }, data })
 }
 
 fn decode_output(mut output: OutputBody, form: &mut OutputForm) -> Result<String, InferError> {
@@ -223,51 +347,6 @@ fn take_bool(parameters: &mut Parameters, name: &str, what: &str) -> Result<Opti
         Some(Parameter::Bool(value)) => Ok(Some(value)),
         Some(_) => Err(invalid(format!("parameter '{name}' of {what} must be true or false"))),
     }
-}
-
-/// Decodes a body that is nothing but the data of the model's one input (`Inference-Header-Content-Length: 0`): name, datatype
-/// and shape come from the model, all outputs are binary. A `BYTES` input takes the body as its one element.
-pub(super) fn decode_raw(
-    head: &Head,
-    body: Bytes,
-    metadata: &ModelMetadata,
-    limits: Limits,
-) -> Result<Decoded, InferError> {
-    let model = head.model.as_str();
-    let [input] = metadata.inputs.as_slice() else {
-        return Err(invalid(format!(
-            "Raw request must only have 1 input (found {}) to be deduced for model '{model}'",
-            metadata.inputs.len()
-        )));
-    };
-    let (Some(datatype), Some(dims)) = (input.datatype, &input.shape) else {
-        return Err(invalid(format!(
-            "Raw request is not possible for model '{model}': it does not say datatype and shape of input '{}'",
-            input.name
-        )));
-    };
-    let (shape, body) = if datatype == DataType::Bytes {
-        let mut element = Vec::with_capacity(body.len() + 4);
-        if !push_bytes_element(&mut element, &body) {
-            return Err(invalid(format!("the body is too long for an element of input '{}'", input.name)));
-        }
-        (dims.iter().map(|dim| if *dim < 0 { 1 } else { *dim }).collect(), element.into())
-    } else {
-        (infer_shape(dims, datatype, body.len()), body)
-    };
-    let input = InputHead { model, name: &input.name, datatype, shape: &shape };
-    input.element_count(limits)?;
-    let request = InferRequest {
-        model: head.model.clone(),
-        version: head.version,
-        id: String::new(),
-        inputs: vec![input.with_data(body)?],
-        outputs: vec![],
-        parameters: Parameters::new(),
-        deadline: head.deadline,
-    };
-    let form = OutputForm { binary_by_default: true, ..OutputForm::default() };
-    Ok(Decoded { request: finish_request(request, head.arrival)?, form })
 }
 
 /// `dims` with the last dimension of any size chosen so that `size_bytes` fit, and 1 for others; where nothing fits, the sizes

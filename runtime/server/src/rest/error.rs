@@ -2,10 +2,10 @@
 //!
 //! Used by every handler of `rest`. The table from [`InferError`] to statuses stands here and nowhere else.
 
-use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use torchmodel_core::{inference::InferError, outcome::Outcome};
 
+use super::answer::Answer;
 use crate::admission::AdmissionError;
 
 /// Seconds after which a refused client may try again; the queue's own times are much shorter.
@@ -24,8 +24,8 @@ pub(super) enum RestError {
     BodyTimeout,
     /// No such path.
     UnknownPath,
-    /// The path exists for another method.
-    WrongMethod,
+    /// The path exists for this other method.
+    WrongMethod(&'static str),
 }
 
 impl From<InferError> for RestError {
@@ -69,10 +69,15 @@ impl RestError {
         match self {
             Self::Infer(error) => error.outcome(),
             Self::BodyTimeout => Outcome::Canceled,
-            Self::TooLarge(_) | Self::UnsupportedEncoding(_) | Self::UnknownPath | Self::WrongMethod => {
+            Self::TooLarge(_) | Self::UnsupportedEncoding(_) | Self::UnknownPath | Self::WrongMethod(_) => {
                 Outcome::InvalidRequest
             }
         }
+    }
+
+    /// Whether the rest of the body may still come and should be taken in before the answer.
+    pub(super) const fn may_leave_body(&self) -> bool {
+        !matches!(self, Self::BodyTimeout)
     }
 
     const fn status(&self) -> StatusCode {
@@ -82,7 +87,7 @@ impl RestError {
             Self::UnsupportedEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::UnknownPath => StatusCode::NOT_FOUND,
-            Self::WrongMethod => StatusCode::METHOD_NOT_ALLOWED,
+            Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
         }
     }
 
@@ -97,36 +102,25 @@ impl RestError {
             }
             Self::BodyTimeout => AdmissionError::Timeout.to_string(),
             Self::UnknownPath => "Not Found".into(),
-            Self::WrongMethod => "Method Not Allowed".into(),
+            Self::WrongMethod(_) => "Method Not Allowed".into(),
         }
     }
 }
 
-impl IntoResponse for RestError {
-    fn into_response(self) -> Response {
-        let body = serde_json::json!({ "error": self.message() });
-        let mut response = json(self.status(), &body);
-        match self {
-            Self::Infer(InferError::Overloaded(_)) => {
-                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
-            }
-            Self::UnsupportedEncoding(_) => {
-                response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate"));
-            }
+impl From<RestError> for Answer {
+    fn from(error: RestError) -> Self {
+        let mut answer = Self::json(error.status(), &serde_json::json!({ "error": error.message() }));
+        let (name, value) = match error {
+            RestError::Infer(InferError::Overloaded(_)) => (header::RETRY_AFTER, RETRY_AFTER_S),
+            RestError::UnsupportedEncoding(_) => (header::ACCEPT_ENCODING, "gzip, deflate"),
+            RestError::WrongMethod(allowed) => (header::ALLOW, allowed),
             // The rest of the body is not read, so the connection cannot be used again.
-            Self::TooLarge(_) | Self::BodyTimeout => {
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            _ => {}
-        }
-        response
+            RestError::TooLarge(_) | RestError::BodyTimeout => (header::CONNECTION, "close"),
+            RestError::Infer(_) | RestError::UnknownPath => return answer,
+        };
+        answer.response.headers_mut().insert(name, HeaderValue::from_static(value));
+        answer
     }
-}
-
-/// A JSON answer that is no inference: metadata, health, errors.
-pub(super) fn json(status: StatusCode, body: &serde_json::Value) -> Response {
-    let content_type = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    (status, content_type, body.to_string()).into_response()
 }
 
 #[cfg(test)]
@@ -141,7 +135,7 @@ mod tests {
 
     #[test]
     fn an_overloaded_server_says_when_to_come_back() {
-        let response = RestError::from(InferError::Overloaded("full".into())).into_response();
-        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        let answer = Answer::from(RestError::from(InferError::Overloaded("full".into())));
+        assert_eq!(answer.response.headers()[header::RETRY_AFTER], "1");
     }
 }

@@ -14,11 +14,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::net::TcpListener;
 use torchmodel_core::{
-    engine::fake::FakeModel, metrics::Metrics, repository::ModelRepository, service::InferenceService, tensor::DataType,
+    engine::fake::FakeModel,
+    metrics::Metrics,
+    repository::{ModelRepository, RepositoryOptions},
+    tensor::DataType,
 };
-use torchmodel_server::{Listeners, Serving, admission::Admission, protocol::Limits, serve};
+use torchmodel_server::{admission::Admission, protocol::Limits};
+use torchmodel_testing::{Bounds, Served};
 
 use crate::CHILD;
 
@@ -47,25 +50,19 @@ pub fn run_child() {
         ended.send(()).unwrap();
     });
     runtime.block_on(async {
-        let (repository, metrics) = (Arc::new(ModelRepository::default()), Metrics::new());
-        FakeModel::identity("echo", DataType::Uint8, &[-1]).serve(&repository, &metrics).unwrap();
-        let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let listeners = Listeners { rest: bind().await, grpc: bind().await, admin: bind().await };
-        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
-        println!("\nports {} {} {}", port(&listeners.rest), port(&listeners.grpc), port(&listeners.admin));
-        let serving = Serving {
-            service: InferenceService::new(repository),
-            metrics,
-            limits: Limits { max_request_bytes: MAX_REQUEST_BYTES },
+        let metrics = Metrics::new();
+        let repository = Arc::new(ModelRepository::new(RepositoryOptions::new(metrics.clone())));
+        FakeModel::identity("echo", DataType::Uint8, &[-1]).serve(&repository).unwrap();
+        let bounds = Bounds {
+            limits: Limits { max_request_bytes: MAX_REQUEST_BYTES, ..Limits::default() },
             admission: Admission::new(MAX_INFLIGHT_BYTES),
             max_connections: MAX_CONNECTIONS,
-            io_threads: 2,
             drain_timeout: Duration::ZERO,
         };
-        let shutdown = async move {
-            drop(end.await);
-        };
-        serve(listeners, serving, shutdown).await;
+        let mut served = Served::start(repository, metrics, bounds).await;
+        println!("\nports {} {} {}", served.rest.port(), served.grpc.port(), served.admin.port());
+        end.await.unwrap();
+        served.stop().await.unwrap();
     });
     std::process::exit(0);
 }

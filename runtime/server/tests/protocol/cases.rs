@@ -10,11 +10,11 @@ use torchmodel_server::grpc::proto::{
     InferParameter, ModelInferRequest, infer_parameter::ParameterChoice,
     model_infer_request::InferRequestedOutputTensor,
 };
-
-use crate::{
-    client::{TestTensor, bytes_element, grpc, grpc_input, http, json_input, rest_outputs, to_contents, to_json},
-    server::{DATATYPES, Server},
+use torchmodel_testing::{
+    TestTensor, bytes_element, grpc, grpc_input, http, json_input, rest_outputs, to_contents, to_json,
 };
+
+use crate::server::{DATATYPES, Server};
 
 /// What must come of a request.
 enum Expected {

@@ -13,11 +13,9 @@ use torchmodel_server::grpc::{
     codec::InferenceCodec,
     proto::{ModelInferResponse, ServerLiveRequest, ServerLiveResponse},
 };
+use torchmodel_testing::{grpc, http, raw};
 
-use crate::{
-    client::{grpc, http, raw},
-    server::Server,
-};
+use crate::server::Server;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// An empty SETTINGS frame.

@@ -11,9 +11,9 @@ use torchmodel_server::grpc::proto::{
     ModelInferRequest, ModelMetadataRequest, ModelReadyRequest, ServerLiveRequest, ServerMetadataRequest,
     ServerReadyRequest,
 };
+use torchmodel_testing::{TestTensor, grpc, grpc_input};
 
 use crate::{
-    client::{TestTensor, grpc, grpc_input},
     h2_client::{call, prefixed},
     server::{MAX_REQUEST_BYTES, Server},
 };

@@ -9,13 +9,13 @@ use tokio::{
 };
 use tonic::Code;
 use torchmodel_server::grpc::proto::{ModelInferRequest, model_infer_request::InferInputTensor};
+use torchmodel_testing::{Answer, grpc, http};
 
-use crate::{
-    client::{Answer, grpc, http},
-    server::{MAX_REQUEST_BYTES, Server},
-};
+use crate::server::{MAX_REQUEST_BYTES, Server};
 
 const INFER: &str = "POST /v2/models/vector/infer";
+/// A model whose answer is small.
+const SINK: &str = "POST /v2/models/sink/infer";
 /// The body is the only input's data.
 const RAW: (&str, &str) = ("inference-header-content-length", "0");
 /// A quarter of what one request may be.
@@ -43,11 +43,11 @@ fn grpc_request() -> ModelInferRequest {
 async fn what_does_not_fit_beside_the_others_is_refused_until_they_are_answered() {
     let server = Server::start_within(MAX_REQUEST_BYTES).await;
     let quarter = vec![0; QUARTER];
-    let head = format!("{INFER} HTTP/1.1\r\nhost: t\r\n{}: {}\r\nconnection: close\r\n", RAW.0, RAW.1);
+    let head = format!("{SINK} HTTP/1.1\r\nhost: t\r\n{}: {}\r\nconnection: close\r\n", RAW.0, RAW.1);
     let mut slow = TcpStream::connect(server.rest).await.unwrap();
     slow.write_all(format!("{head}content-length: {MAX_REQUEST_BYTES}\r\n\r\n").as_bytes()).await.unwrap();
-    slow.write_all(&vec![0; MAX_REQUEST_BYTES - 4]).await.unwrap();
-    until_held(&server, MAX_REQUEST_BYTES - 4).await;
+    // What was announced is held before any of it comes.
+    until_held(&server, MAX_REQUEST_BYTES).await;
 
     let refused = http(server.rest, INFER, &[RAW], &quarter).await;
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{refused:?}");
@@ -64,7 +64,7 @@ async fn what_does_not_fit_beside_the_others_is_refused_until_they_are_answered(
     let answer = http(server.rest, INFER, &[RAW, ("content-encoding", "gzip")], &gzip.finish().unwrap()).await;
     assert_eq!(answer.status, 503, "{answer:?}");
 
-    slow.write_all(&[0; 4]).await.unwrap();
+    slow.write_all(&vec![0; MAX_REQUEST_BYTES]).await.unwrap();
     let mut bytes = Vec::new();
     slow.read_to_end(&mut bytes).await.unwrap();
     assert_eq!(Answer::parse(&bytes).unwrap().status, 200);
@@ -79,23 +79,24 @@ async fn what_does_not_fit_beside_the_others_is_refused_until_they_are_answered(
 }
 
 #[tokio::test]
-async fn json_is_counted_as_what_it_may_become_and_a_request_alone_always_fits() {
+async fn json_is_counted_with_the_tensors_that_are_made_of_it() {
     let server = Server::start_within(MAX_REQUEST_BYTES).await;
-    let json = |padding: usize| {
-        let padding = " ".repeat(padding);
-        format!(r#"{{"inputs":[{{"name":"input","shape":[1],"datatype":"FP32","data":[1{padding}]}}]}}"#)
-    };
+    // Half a MiB of text, one MiB of tensor.
+    let elements = vec!["0"; QUARTER / 4].join(",");
+    let json =
+        format!(r#"{{"inputs":[{{"name":"input","shape":[{}],"datatype":"FP32","data":[{elements}]}}]}}"#, QUARTER / 4);
     let mut slow = TcpStream::connect(server.rest).await.unwrap();
-    let head = format!("{INFER} HTTP/1.1\r\nhost: t\r\n{}: {}\r\nconnection: close\r\n", RAW.0, RAW.1);
-    slow.write_all(format!("{head}content-length: {QUARTER}\r\n\r\n").as_bytes()).await.unwrap();
-    slow.write_all(&vec![0; QUARTER - 4]).await.unwrap();
-    until_held(&server, QUARTER - 4).await;
-    assert_eq!(http(server.rest, INFER, &[], json(QUARTER).as_bytes()).await.status, 503);
-    until_held(&server, QUARTER - 4).await;
-    assert_eq!(http(server.rest, INFER, &[], json(QUARTER / 2).as_bytes()).await.status, 200);
+    let head = format!("{SINK} HTTP/1.1\r\nhost: t\r\n{}: {}\r\nconnection: close\r\n", RAW.0, RAW.1);
+    let bytes = 3 * QUARTER;
+    slow.write_all(format!("{head}content-length: {bytes}\r\n\r\n").as_bytes()).await.unwrap();
+    until_held(&server, bytes).await;
+    let answer = http(server.rest, INFER, &[], json.as_bytes()).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");
+    until_held(&server, bytes).await;
 
-    slow.write_all(&[0; 4]).await.unwrap();
+    slow.write_all(&vec![0; bytes]).await.unwrap();
     slow.read_to_end(&mut Vec::new()).await.unwrap();
     until_held(&server, 0).await;
-    assert_eq!(http(server.rest, INFER, &[], json(QUARTER).as_bytes()).await.status, 200);
+    assert_eq!(http(server.rest, INFER, &[], json.as_bytes()).await.status, 200);
+    until_held(&server, 0).await;
 }

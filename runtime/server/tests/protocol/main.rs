@@ -4,11 +4,11 @@
 //! server up; `garbage` throws bytes at the ports. Every server binds port 0 and no test sleeps.
 
 mod cases;
-mod client;
 mod garbage;
 mod grpc;
 mod h2_client;
 mod intake;
+mod repository;
 mod rest;
 mod server;
 mod wire;

@@ -1,6 +1,9 @@
 //! What REST alone has: routes, health, metadata, compression, the binary extension's headers, draining.
 
-use std::io::{Read, Write};
+use std::{
+    fmt::Write as _,
+    io::{Read as _, Write as _},
+};
 
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use serde_json::json;
@@ -8,11 +11,11 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use torchmodel_core::metrics::Protocol;
+use torchmodel_server::admission::Direction;
+use torchmodel_testing::{Answer, exchange, http, rest_outputs};
 
-use crate::{
-    client::{exchange, http, rest_outputs},
-    server::{MAX_REQUEST_BYTES, Server},
-};
+use crate::server::{MAX_REQUEST_BYTES, Server};
 
 const VECTOR: &str = r#"{"inputs":[{"name":"input","shape":[2],"datatype":"FP32","data":[1.5,-2]}]}"#;
 
@@ -119,23 +122,49 @@ async fn wrong_bodies_are_the_clients_fault() {
     assert_eq!(ask(&large[..MAX_REQUEST_BYTES], &[("x-request-timeout", "soon")]).await.status, 400);
 }
 
-#[tokio::test]
-async fn bodies_are_compressed_both_ways_within_the_limit() {
-    let server = Server::start().await;
-    let gzip = |bytes: &[u8]| {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(bytes).unwrap();
-        encoder.finish().unwrap()
-    };
-    let headers = [("content-encoding", "gzip"), ("accept-encoding", "deflate;q=0.5, gzip;q=0.9")];
-    let answer = http(server.rest, "POST /v2/models/vector/infer", &headers, &gzip(VECTOR.as_bytes())).await;
-    assert_eq!((answer.status, answer.header("content-encoding")), (200, Some("gzip")));
-    let mut text = String::new();
-    GzDecoder::new(answer.body.as_slice()).read_to_string(&mut text).unwrap();
-    assert!(text.contains("\"data\":[1.5,-2.0]"), "{text}");
-    let error = http(server.rest, "GET /nope", &[("accept-encoding", "gzip")], b"").await;
-    assert_eq!((error.status, error.header("content-encoding")), (404, Some("gzip")));
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
 
+/// A request for `vector` of so many elements, in JSON.
+fn zeros(count: usize) -> String {
+    let elements = vec!["0"; count].join(",");
+    format!(r#"{{"inputs":[{{"name":"input","shape":[{count}],"datatype":"FP32","data":[{elements}]}}]}}"#)
+}
+
+#[tokio::test]
+async fn answers_are_compressed_for_clients_that_compress_and_errors_and_metadata_when_they_are_long() {
+    let server = Server::start().await;
+    let accept = ("accept-encoding", "deflate;q=0.5, gzip;q=0.9");
+    let ask = async |headers: &[(&str, &str)], body: &[u8]| {
+        let answer = http(server.rest, "POST /v2/models/vector/infer", headers, body).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer
+    };
+    let (short, long) = (zeros(2), zeros(1000));
+    let compressed = ask(&[("content-encoding", "gzip"), accept], &gzip(long.as_bytes())).await;
+    assert_eq!(compressed.header("content-encoding"), Some("gzip"));
+    let mut text = String::new();
+    GzDecoder::new(compressed.body.as_slice()).read_to_string(&mut text).unwrap();
+    let plain = [
+        ask(&[accept], long.as_bytes()).await,
+        ask(&[("content-encoding", "gzip")], &gzip(long.as_bytes())).await,
+        ask(&[("content-encoding", "gzip"), accept], &gzip(short.as_bytes())).await,
+    ];
+    assert!(plain.iter().all(|answer| answer.header("content-encoding").is_none()));
+    assert_eq!(text.as_bytes(), plain[0].body);
+
+    let short = http(server.rest, "GET /nope", &[accept], b"").await;
+    assert_eq!((short.status, short.header("content-encoding")), (404, None));
+    let long = http(server.rest, &format!("GET /v2/models/{}", "x".repeat(2000)), &[accept], b"").await;
+    assert_eq!((long.status, long.header("content-encoding")), (404, Some("gzip")));
+}
+
+#[tokio::test]
+async fn a_bomb_ends_at_the_limit() {
+    let server = Server::start().await;
     let bomb = gzip(&vec![b' '; 16 * MAX_REQUEST_BYTES]);
     let answer = http(server.rest, "POST /v2/models/vector/infer", &[("content-encoding", "gzip")], &bomb).await;
     assert_eq!(answer.status, 413);
@@ -156,6 +185,23 @@ async fn non_finite_numbers_travel_both_ways() {
 }
 
 #[tokio::test]
+async fn halves_are_numbers_in_json() {
+    let server = Server::start().await;
+    let ask = async |datatype: &str, data: &str| {
+        let body = format!(r#"{{"inputs":[{{"name":"input","shape":[1,2],"datatype":"{datatype}","data":{data}}}]}}"#);
+        let line = format!("POST /v2/models/identity_{}/infer", datatype.to_lowercase());
+        let answer = http(server.rest, &line, &[], body.as_bytes()).await;
+        (answer.status, String::from_utf8(answer.body).unwrap())
+    };
+    let (status, text) = ask("FP16", "[[0.1,-65504]]").await;
+    assert!(status == 200 && text.ends_with(r#""data":[0.099975586,-65504.0]}]}"#), "{text}");
+    let (status, text) = ask("BF16", "[[1,NaN]]").await;
+    assert!(status == 200 && text.ends_with(r#""data":[1.0,NaN]}]}"#), "{text}");
+    let (status, text) = ask("FP16", "[[0,70000]]").await;
+    assert!(status == 400 && text.contains("element 1 of 'data' is 70000, which is not a value of FP16"), "{text}");
+}
+
+#[tokio::test]
 async fn a_request_timeout_header_is_a_deadline() {
     let server = Server::start().await;
     let answer =
@@ -169,7 +215,7 @@ async fn metrics_count_requests_by_model_and_code() {
     http(server.rest, "POST /v2/models/vector/infer", &[], VECTOR.as_bytes()).await;
     http(server.rest, "POST /v2/models/invented/infer", &[], VECTOR.as_bytes()).await;
     let answer = http(server.admin, "GET /metrics", &[], b"").await;
-    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert_eq!(answer.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
     let text = String::from_utf8(answer.body).unwrap();
     for line in [
         "torchmodel_request_total{model=\"vector\",protocol=\"rest\",code=\"ok\"} 1\n",
@@ -180,6 +226,82 @@ async fn metrics_count_requests_by_model_and_code() {
     }
     assert_eq!(http(server.admin, "GET /v2/health/ready", &[], b"").await.status, 200);
     assert_eq!(http(server.rest, "GET /metrics", &[], b"").await.status, 404);
+}
+
+#[tokio::test]
+async fn binary_tensors_are_copied_once_on_the_way_in_and_not_at_all_on_the_way_out() {
+    let server = Server::start().await;
+    let copied = |direction| server.admission.copied_bytes(Protocol::Rest, direction);
+    let mut expected = 0;
+    for count in [16usize, 10_000, 500_000] {
+        let head = format!(
+            r#"{{"parameters":{{"binary_data_output":true}},"inputs":[{{"name":"input","shape":[{count}],"datatype":"FP32","parameters":{{"binary_data_size":{}}}}}]}}"#,
+            4 * count
+        );
+        let data: Vec<u8> = (0..count).flat_map(|index| (index % 251).to_le_bytes()).take(4 * count).collect();
+        let length = head.len().to_string();
+        let headers = [("inference-header-content-length", length.as_str())];
+        let body = [head.as_bytes(), &data].concat();
+        let answer = http(server.rest, "POST /v2/models/vector/infer", &headers, &body).await;
+        assert_eq!(rest_outputs(&answer)[0].data, data);
+        let total = answer.header("content-length").unwrap().parse::<usize>().unwrap();
+        assert_eq!(total, answer.body.len());
+        expected += data.len() as u64;
+        assert_eq!(copied(Direction::In), expected);
+    }
+    assert_eq!(copied(Direction::Out), 0);
+    while server.admission.held() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_chunked_body_is_read_like_any_other() {
+    let server = Server::start().await;
+    let request = |body: &str, header: &str| {
+        let mut chunks = String::new();
+        for chunk in body.as_bytes().chunks(if body.len() < 1000 { 7 } else { 10_000 }) {
+            write!(chunks, "{:x};note=1\r\n{}\r\n", chunk.len(), String::from_utf8_lossy(chunk)).unwrap();
+        }
+        format!(
+            "POST /v2/models/vector/infer HTTP/1.1\r\nhost: t\r\nconnection: close\r\n{header}transfer-encoding: chunked\r\n\r\n{chunks}0\r\n\r\n"
+        )
+    };
+    let answer = Answer::parse(&exchange(server.rest, request(VECTOR, "").as_bytes()).await).unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.json()["outputs"][0]["data"], json!([1.5, -2.0]));
+    let json = r#"{"inputs":[{"name":"input","shape":[2],"datatype":"FP32","parameters":{"binary_data_size":8}}]}"#;
+    let binary = request(&format!("{json}abcdefgh"), &format!("inference-header-content-length: {}\r\n", json.len()));
+    let answer = Answer::parse(&exchange(server.rest, binary.as_bytes()).await).unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let long = request(&zeros(MAX_REQUEST_BYTES / 2), "");
+    let answer = Answer::parse(&exchange(server.rest, long.as_bytes()).await).unwrap();
+    assert_eq!(answer.status, 413, "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_connection_is_kept_and_answers_in_order() {
+    let server = Server::start().await;
+    let post = |connection: &str, id: usize| {
+        let body = VECTOR.replacen('{', &format!(r#"{{"id":"{id}","#), 1);
+        format!(
+            "POST /v2/models/vector/infer HTTP/1.1\r\nhost: t\r\n{connection}content-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let wrong = "POST /v2/models/vector/infer HTTP/1.1\r\nhost: t\r\ncontent-length: 2\r\n\r\n{]";
+    let requests = [
+        post("", 1),
+        wrong.into(),
+        "HEAD /v2 HTTP/1.1\r\nhost: t\r\n\r\n".into(),
+        post("", 2),
+        post("connection: close\r\n", 3),
+    ];
+    let answers = String::from_utf8(exchange(server.rest, requests.concat().as_bytes()).await).unwrap();
+    let statuses: Vec<_> = answers.match_indices("HTTP/1.1 ").map(|(at, _)| &answers[at + 9..at + 12]).collect();
+    assert_eq!(statuses, ["200", "400", "200", "200", "200"], "{answers}");
+    let ids: Vec<_> = answers.match_indices(r#""id":""#).map(|(at, _)| &answers[at + 6..at + 7]).collect();
+    assert_eq!(ids, ["1", "2", "3"], "{answers}");
 }
 
 #[tokio::test]

@@ -3,10 +3,9 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Condvar, Mutex},
-    time::Duration,
 };
 
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::task::JoinHandle;
 use torchmodel_core::{
     engine::{
         EngineError,
@@ -14,11 +13,13 @@ use torchmodel_core::{
     },
     inference::NamedTensor,
     metrics::Metrics,
-    repository::{ModelRepository, ModelState},
+    model_key::{ModelName, ModelVersion},
+    repository::{LoadContext, LoadRequest, ModelRepository, RepositoryOptions},
     service::InferenceService,
     tensor::{DataType, DataTypeExt, Tensor},
 };
-use torchmodel_server::{Listeners, Serving, admission::Admission, protocol::Limits, serve};
+use torchmodel_server::{admission::Admission, protocol::Limits};
+use torchmodel_testing::{Bounds, Served};
 
 /// Every datatype of the protocol.
 pub const DATATYPES: [DataType; 14] = [
@@ -68,8 +69,7 @@ pub struct Server {
     pub service: InferenceService,
     pub gate: Arc<Gate>,
     pub admission: Admission,
-    stop: Option<oneshot::Sender<()>>,
-    task: Option<JoinHandle<bool>>,
+    served: Served,
 }
 
 impl Server {
@@ -79,43 +79,36 @@ impl Server {
 
     /// Starts a server that takes at most so many bytes of requests at a time.
     pub async fn start_within(max_inflight_bytes: usize) -> Self {
-        let repository = Arc::new(ModelRepository::default());
         let metrics = Metrics::new();
+        let repository = Arc::new(ModelRepository::new(RepositoryOptions::new(metrics.clone())));
         let gate = Arc::new(Gate::default());
         for model in models(&gate) {
-            model.serve(&repository, &metrics).unwrap();
+            model.serve(&repository).unwrap();
         }
-        let service = InferenceService::new(Arc::clone(&repository));
         let admission = Admission::new(max_inflight_bytes);
-        let bind = || TcpListener::bind("127.0.0.1:0");
-        let (rest, grpc, admin) = (bind().await.unwrap(), bind().await.unwrap(), bind().await.unwrap());
-        let addresses = [&rest, &grpc, &admin].map(|listener| listener.local_addr().unwrap());
-        let serving = Serving {
-            service: service.clone(),
-            metrics,
-            limits: Limits { max_request_bytes: MAX_REQUEST_BYTES },
-            admission: admission.clone(),
-            max_connections: 1000,
-            io_threads: 2,
-            drain_timeout: Duration::from_secs(20),
-        };
-        let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(serve(Listeners { rest, grpc, admin }, serving, async {
-            let _ = stopped.await;
-        }));
-        let [rest, grpc, admin] = addresses;
-        Self { rest, grpc, admin, repository, service, gate, admission, stop: Some(stop), task: Some(task) }
+        let limits = Limits { max_request_bytes: MAX_REQUEST_BYTES, ..Limits::default() };
+        let bounds = Bounds { limits, admission: admission.clone(), ..Bounds::default() };
+        let served = Served::start(Arc::clone(&repository), metrics, bounds).await;
+        let (rest, grpc, admin, service) = (served.rest, served.grpc, served.admin, served.service.clone());
+        Self { rest, grpc, admin, repository, service, gate, admission, served }
     }
 
     /// Asks the server to stop; the task gives whether everything in flight was answered.
     pub fn stop(&mut self) -> JoinHandle<bool> {
-        drop(self.stop.take());
-        self.task.take().unwrap()
+        self.served.stop()
     }
 
     /// A model that is not ready yet.
     pub fn add_loading(&self, name: &str) {
-        self.repository.set(&name.parse().unwrap(), ModelState::Loading);
+        let model: ModelName = name.parse().unwrap();
+        self.repository.require(&model);
+        let request = FakeModel::new(name).into_request(ModelVersion::FIRST).unwrap();
+        let (gate, load) = (Arc::clone(&self.gate), request.load);
+        let load = Box::new(move |context: &LoadContext| {
+            gate.pass();
+            load(context)
+        });
+        drop(self.repository.load(LoadRequest { load, ..request }).unwrap());
     }
 }
 
@@ -132,6 +125,7 @@ fn models(gate: &Arc<Gate>) -> Vec<FakeModel> {
     let mut models: Vec<_> = DATATYPES.into_iter().map(identity).collect();
     models.push(FakeModel::identity("a model: ü", DataType::Fp32, &[-1]));
     models.push(FakeModel::identity("vector", DataType::Fp32, &[-1]));
+    models.push(FakeModel::identity("batched", DataType::Fp32, &[-1, 2]).batching(8));
     models.push(
         FakeModel::new("add_sub")
             .input("INPUT0", DataType::Int32, &[-1])
@@ -153,6 +147,15 @@ fn models(gate: &Arc<Gate>) -> Vec<FakeModel> {
                 };
                 Ok(vec![combine("OUTPUT0", i32::wrapping_add)?, combine("OUTPUT1", i32::wrapping_sub)?])
             }),
+    );
+    models.push(
+        FakeModel::new("sink").input("input", DataType::Fp32, &[-1]).output("output", DataType::Fp32, &[1]).compute(
+            |_| {
+                let tensor = Tensor::new(DataType::Fp32, vec![1], vec![0; 4].into());
+                let tensor = tensor.map_err(|error| EngineError::Failed(error.to_string()))?;
+                Ok(vec![NamedTensor { name: "output".into(), tensor }])
+            },
+        ),
     );
     models.push(FakeModel::new("broken").compute(|_| Err(EngineError::Failed("it broke".into()))));
     let gate = Arc::clone(gate);

@@ -7,9 +7,9 @@ use torchmodel_server::{
     admission::Direction,
     grpc::proto::{ModelInferRequest, ModelInferResponse, model_infer_request::InferInputTensor},
 };
+use torchmodel_testing::{grpc, http};
 
 use crate::{
-    client::{grpc, http},
     h2_client::{self, call, connect, prefixed},
     server::{MAX_REQUEST_BYTES, Server},
 };
@@ -128,6 +128,39 @@ async fn calls_beyond_the_free_ones_of_a_connection_are_charged_and_streams_beyo
     until_held(&server, (100 - 8) * 8192).await;
     drop(held);
     until_held(&server, 0).await;
+}
+
+#[tokio::test]
+async fn an_answer_is_charged_until_its_client_has_read_it() {
+    let server = Server::start().await;
+    let (client, _connection) = connect(server.grpc).await;
+    let mut client = client.ready().await.unwrap();
+    let request = prefixed(0, &vector(MAX_REQUEST_BYTES / 8).encode_to_vec());
+    let (response, mut stream) = client.send_request(h2_client::request(&[]), false).unwrap();
+    stream.send_data(request.into(), true).unwrap();
+    let mut body = response.await.unwrap().into_body();
+    let first = body.data().await.unwrap().unwrap();
+    assert!(server.admission.held() >= MAX_REQUEST_BYTES / 2, "{}", server.admission.held());
+    body.flow_control().release_capacity(first.len()).unwrap();
+    let mut received = first.len();
+    while let Some(data) = body.data().await {
+        let data = data.unwrap();
+        received += data.len();
+        body.flow_control().release_capacity(data.len()).unwrap();
+    }
+    assert!(received > MAX_REQUEST_BYTES / 2);
+    until_held(&server, 0).await;
+}
+
+#[tokio::test]
+async fn an_error_never_fills_the_clients_head() {
+    let server = Server::start().await;
+    let message = ModelInferRequest { model_name: "vector".into(), id: "7".into(), ..vector(1) };
+    let inputs = vec![InferInputTensor { name: "x".repeat(100_000), ..message.inputs[0].clone() }];
+    let message = ModelInferRequest { inputs, ..message };
+    let answer = call(server.grpc, &[], &prefixed(0, &message.encode_to_vec())).await;
+    assert_eq!(answer.headers["grpc-status"], "3");
+    assert!(answer.headers["grpc-message"].len() < 5000);
 }
 
 #[tokio::test]

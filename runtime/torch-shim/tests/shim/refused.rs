@@ -3,9 +3,11 @@
 
 use tch::Device;
 use tempfile::TempDir;
-use torch_shim::{Module, TorchErrorKind, define_module};
-
-use TorchErrorKind::{Datatype, Index, Shape, Torch};
+use torch_shim::{
+    Module, TorchErrorKind,
+    TorchErrorKind::{Datatype, Index, Shape, Torch},
+    define_module,
+};
 
 /// Tensors of floats (`f`), doubles (`d`) and whole numbers (`i`) by their shapes; `dtype` is libtorch's number.
 const NAMES: &str = "  f0 = torch.ones([0])\n  f23 = torch.ones([2, 3])\n  f33 = torch.ones([3, 3])\n  f3 = torch.ones([3])\n  f4 = torch.ones([4])\n  d33 = torch.ones([3, 3], dtype=7)\n  i3 = torch.ones([3], dtype=4)\n  big = torch.full([3], 7, dtype=4)\n  f1428 = torch.ones([1, 4, 2, 8])\n  w = torch.ones([8, 3, 3, 3])\n";

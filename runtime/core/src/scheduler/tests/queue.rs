@@ -182,3 +182,37 @@ fn a_slow_run_takes_its_size_off_the_submitting_thread() {
     assert_eq!(value(wait(started.submit(2))), Ok(2));
     assert_eq!(*threads.lock().unwrap(), [here(), "instance-0".to_owned()]);
 }
+
+/// Two instances that, once they have run something, look for more for as long as the test lasts.
+fn spinning() -> Started {
+    let model = gated(&opened(), 8).spec(|spec| spec.instances = Some(2));
+    Started::planned(model, |plan| {
+        plan.hand_off = HandOff { spin: Duration::from_secs(3600), inline_below: Duration::ZERO };
+    })
+}
+
+fn opened() -> Gate {
+    let gate = Gate::default();
+    gate.open();
+    gate
+}
+
+#[test]
+fn a_process_that_was_never_asked_sleeps() {
+    let started = spinning();
+    started.await_idle();
+    assert_eq!(started.scheduler.queue.spinning(), 0);
+}
+
+#[test]
+fn one_instance_looks_for_more_after_a_request_and_the_end_stops_it() {
+    let started = spinning();
+    for value in 0..20 {
+        let replies = [started.submit(value), started.submit(value)];
+        assert!(replies.into_iter().all(|reply| wait(reply).is_ok()));
+    }
+    started.await_idle();
+    assert_eq!(started.scheduler.queue.spinning(), 1, "the other sleeps");
+    started.scheduler.close();
+    started.scheduler.join();
+}

@@ -7,10 +7,9 @@ use prost::Message;
 use torchmodel_core::slab::ALIGNMENT;
 
 use super::*;
-use crate::admission::Admission;
-use crate::grpc::proto::model_infer_request::InferRequestedOutputTensor;
+use crate::{admission::Admission, grpc::proto::model_infer_request::InferRequestedOutputTensor};
 
-const LIMITS: Limits = Limits { max_request_bytes: 1 << 20 };
+const LIMITS: Limits = Limits { max_request_bytes: 1 << 20, are_tensors_compressed: false };
 
 fn input(name: &str, datatype: &str, shape: &[i64], contents: Option<InferTensorContents>) -> InferInputTensor {
     InferInputTensor {

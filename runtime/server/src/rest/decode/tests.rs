@@ -4,19 +4,40 @@ use proptest::prelude::*;
 use torchmodel_core::{signature::InputSignature, tensor::DataTypeExt};
 
 use super::*;
+use crate::{
+    admission::Admission,
+    rest::{
+        assembly::tests::request,
+        error::RestError,
+        offline::{RequestBody, assemble},
+    },
+};
 
-const LIMITS: Limits = Limits { max_request_bytes: 1 << 20 };
+const LIMITS: Limits = Limits { max_request_bytes: 1 << 20, are_tensors_compressed: false };
 
-fn head(header_length: Option<usize>) -> Head {
-    Head { model: "m".parse().unwrap(), version: None, arrival: Instant::now(), deadline: None, header_length }
+fn decode(header_length: Option<usize>, body: impl Into<Bytes>) -> Result<Decoded, InferError> {
+    of(header_length, body, None)
+}
+
+fn of(
+    header_length: Option<usize>,
+    body: impl Into<Bytes>,
+    metadata: Option<ModelMetadata>,
+) -> Result<Decoded, InferError> {
+    let pieces = [body.into()];
+    let parts = RequestBody { metadata, ..request(header_length, &pieces, true) };
+    assemble(&parts, LIMITS, &Admission::new(16 << 20)).map_err(|error| match error {
+        RestError::Infer(error) => error,
+        other => panic!("{other:?}"),
+    })
 }
 
 fn decode_json(json: &str) -> Result<Decoded, InferError> {
-    decode(&head(None), Bytes::copy_from_slice(json.as_bytes()), LIMITS)
+    decode(None, Bytes::copy_from_slice(json.as_bytes()))
 }
 
 fn decode_binary(json: &str, blobs: &[u8]) -> Result<Decoded, InferError> {
-    decode(&head(Some(json.len())), [json.as_bytes(), blobs].concat().into(), LIMITS)
+    decode(Some(json.len()), [json.as_bytes(), blobs].concat())
 }
 
 fn error(result: Result<Decoded, InferError>) -> String {
@@ -44,18 +65,16 @@ fn a_json_request_is_decoded() {
 }
 
 #[test]
-fn json_and_binary_inputs_may_be_mixed_and_binary_ones_are_slices_of_the_body() {
+fn json_and_binary_inputs_may_be_mixed() {
     let json = r#"{"inputs":[
         {"name":"a","shape":[2],"datatype":"UINT8","parameters":{"binary_data_size":2}},
         {"name":"b","shape":[1],"datatype":"UINT8","data":[5]},
         {"name":"c","shape":[1],"datatype":"FP16","parameters":{"binary_data_size":2}},
         {"name":"d","shape":[0],"datatype":"FP32","parameters":{"binary_data_size":0}}],
         "parameters":{"binary_data_output":true}}"#;
-    let body = Bytes::from([json.as_bytes(), &[1, 2, 3, 4]].concat());
-    let decoded = decode(&head(Some(json.len())), body.clone(), LIMITS).unwrap();
+    let decoded = decode_binary(json, &[1, 2, 3, 4]).unwrap();
     let data: Vec<_> = decoded.request.inputs.iter().map(|input| input.tensor.data().clone()).collect();
     assert_eq!(data, [&[1, 2][..], &[5], &[3, 4], &[]]);
-    assert_eq!(data[2].as_ptr(), body[json.len() + 2..].as_ptr());
     assert!(decoded.form.binary_by_default);
 }
 
@@ -86,8 +105,8 @@ fn errors_of_a_request_name_what_is_wrong() {
         (r#""shape":[1],"datatype":"FP32","parameters":{"binary_data_size":-4}"#, "must be a number of bytes"),
         (r#""shape":[1],"datatype":"FP32","parameters":{"binary_data_size":4}"#, "expecting 4 additional bytes"),
         (
-            r#""shape":[1],"datatype":"BF16","data":[1]"#,
-            "receiving BF16 data via JSON is not supported. Please use the binary data format for input a",
+            r#""shape":[1],"datatype":"FP16","data":[65520]"#,
+            "element 0 of 'data' is 65520, which is not a value of FP16",
         ),
     ];
     for (rest, expected) in cases {
@@ -117,7 +136,7 @@ fn every_byte_of_a_binary_request_must_belong_to_an_input() {
 
 #[test]
 fn the_json_length_must_be_within_the_body_and_plain_digits() {
-    let outside = decode(&head(Some(9)), Bytes::from_static(b"{}"), LIMITS);
+    let outside = decode(Some(9), Bytes::from_static(b"{}"));
     assert_eq!(error(outside), "inference header size should be in range (0, 2), got: 9");
     let parsed = |text: &str| {
         let headers = HeaderMap::from_iter([(HEADER_LENGTH.parse().unwrap(), text.parse().unwrap())]);
@@ -172,9 +191,7 @@ fn metadata(inputs: &[(&str, DataType, &[i64])]) -> ModelMetadata {
 
 #[test]
 fn a_raw_request_takes_its_shape_from_the_model() {
-    let decode = |inputs: &[(&str, DataType, &[i64])], size: usize| {
-        decode_raw(&head(Some(0)), vec![1; size].into(), &metadata(inputs), LIMITS)
-    };
+    let decode = |inputs: &[(&str, DataType, &[i64])], size: usize| of(Some(0), vec![1; size], Some(metadata(inputs)));
     let shape = |inputs: &[(&str, DataType, &[i64])], size| {
         let decoded = decode(inputs, size).unwrap();
         assert!(decoded.form.binary_by_default);
@@ -193,7 +210,7 @@ fn a_raw_request_takes_its_shape_from_the_model() {
 proptest! {
     #[test]
     fn any_bytes_are_decoded_or_refused_as_the_clients_fault(body in prop::collection::vec(any::<u8>(), 0..200), length in prop::option::of(0usize..250)) {
-        if let Err(error) = decode(&head(length.map(|n| n.max(1))), body.into(), LIMITS) {
+        if let Err(error) = decode(length.map(|n| n.max(1)), body) {
             prop_assert!(matches!(error, InferError::InvalidRequest(_) | InferError::Unsupported(_)));
         }
     }
@@ -202,10 +219,10 @@ proptest! {
     fn a_request_with_one_byte_changed_is_decoded_or_refused(position in 0usize..300, byte in any::<u8>()) {
         let json = r#"{"id":"x","inputs":[{"name":"a","shape":[2,2],"datatype":"FP32","data":[[1,2.5],[-3e4,NaN]]},{"name":"s","shape":[1],"datatype":"BYTES","data":["\u00fc"]},{"name":"b","shape":[2],"datatype":"INT64","parameters":{"binary_data_size":16}}],"outputs":[{"name":"y","parameters":{"binary_data":true}}]}"#;
         let mut body = [json.as_bytes(), &[0; 16]].concat();
-        prop_assert!(decode(&head(Some(json.len())), body.clone().into(), LIMITS).is_ok());
+        prop_assert!(decode(Some(json.len()), body.clone()).is_ok());
         let position = position % body.len();
         body[position] = byte;
-        let _ = decode(&head(Some(json.len())), body.into(), LIMITS);
+        let _ = decode(Some(json.len()), body);
     }
 
     #[test]

@@ -4,7 +4,15 @@ use proptest::prelude::*;
 use torchmodel_core::{model_key::ModelVersion, tensor::push_bytes_element};
 
 use super::*;
-use crate::rest::{data, decode::OutputForm};
+use crate::{
+    admission::Admission,
+    rest::{data, decode::OutputForm, text::Text},
+};
+
+fn encode(response: InferResponse, form: &OutputForm) -> Result<Encoded, InferError> {
+    let admission = Admission::new(64 << 20);
+    super::encode(response, form, &mut admission.reserve(0).unwrap())
+}
 
 fn response(datatype: DataType, shape: Vec<i64>, data: Vec<u8>) -> InferResponse {
     let tensor = Tensor::new(datatype, shape, data.into()).unwrap();
@@ -18,7 +26,7 @@ fn response(datatype: DataType, shape: Vec<i64>, data: Vec<u8>) -> InferResponse
 }
 
 fn text(response: InferResponse, form: &OutputForm) -> String {
-    String::from_utf8(encode(response, form).unwrap().json.to_vec()).unwrap()
+    String::from_utf8(encode(response, form).unwrap().pieces.concat()).unwrap()
 }
 
 fn strings(elements: &[&[u8]]) -> Vec<u8> {
@@ -46,22 +54,22 @@ fn a_binary_output_is_handed_on_without_a_copy() {
     let answer = response(DataType::Fp32, vec![2], vec![1; 8]);
     let data = answer.outputs[0].tensor.data().clone();
     let encoded = encode(answer, &OutputForm { binary_by_default: true, ..OutputForm::default() }).unwrap();
-    assert_eq!(encoded.blobs[0].as_ptr(), data.as_ptr());
-    let json = std::str::from_utf8(&encoded.json).unwrap();
+    assert_eq!(encoded.pieces[1].as_ptr(), data.as_ptr());
+    let json = std::str::from_utf8(&encoded.pieces[0]).unwrap();
+    assert_eq!((encoded.json_bytes, encoded.is_binary), (json.len(), true));
     assert!(json.ends_with(r#""shape":[2],"parameters":{"binary_data_size":8}}]}"#), "{json}");
 }
 
 #[test]
 fn what_an_output_says_itself_wins_over_the_request() {
-    let answer = || response(DataType::Fp16, vec![1], vec![0; 2]);
+    let answer = || response(DataType::Fp16, vec![1], vec![0, 0x3c]);
     let with = |binary_by_default: bool, own: bool| OutputForm {
         binary_by_default,
         binary_by_name: [("y".to_owned(), own)].into(),
         ..OutputForm::default()
     };
-    assert_eq!(encode(answer(), &with(false, true)).unwrap().blobs.len(), 1);
-    let error = encode(answer(), &with(true, false)).unwrap_err().to_string();
-    assert_eq!(error, "sending FP16 data via JSON is not supported. Please use the binary data format for output y");
+    assert_eq!(encode(answer(), &with(false, true)).unwrap().pieces.len(), 2);
+    assert!(text(answer(), &with(true, false)).ends_with(r#""data":[1.0]}]}"#));
 }
 
 #[test]
@@ -71,8 +79,8 @@ fn an_empty_binary_output_has_a_size_and_no_bytes() {
         &OutputForm { binary_by_default: true, ..OutputForm::default() },
     );
     let encoded = encoded.unwrap();
-    assert!(encoded.blobs.is_empty());
-    assert!(encoded.json.ends_with(br#""parameters":{"binary_data_size":0}}]}"#));
+    assert!(!encoded.is_binary);
+    assert!(encoded.pieces[0].ends_with(br#""parameters":{"binary_data_size":0}}]}"#));
 }
 
 #[test]
@@ -99,7 +107,10 @@ fn round_trip(datatype: DataType, data: Vec<u8>, count: usize) {
     let json = text(answer, &OutputForm::default());
     let start = json.find("\"data\":").unwrap() + 7;
     let array = &json[start..json.len() - 3];
-    assert_eq!(data::parse(array, datatype, count), Ok(data), "{array}");
+    let admission = Admission::new(1 << 20);
+    let read = Text::from(Bytes::copy_from_slice(array.as_bytes()));
+    let read = data::parse(&mut read.cursor(), datatype, count, &mut admission.reserve(0).unwrap());
+    assert_eq!(read, Ok(data.into()), "{array}");
 }
 
 proptest! {
@@ -126,9 +137,59 @@ proptest! {
     }
 
     #[test]
+    fn halves_come_back_bit_for_bit(elements in prop::collection::vec(any::<u16>(), 0..50)) {
+        let finite = |is_finite: fn(u16) -> bool| -> Vec<u8> {
+            elements.iter().filter(|bits| is_finite(**bits)).flat_map(|bits| bits.to_le_bytes()).collect()
+        };
+        let (fp16, bf16) = (finite(|bits| f16::from_bits(bits).is_finite()), finite(|bits| bf16::from_bits(bits).is_finite()));
+        round_trip(DataType::Fp16, fp16.clone(), fp16.len() / 2);
+        round_trip(DataType::Bf16, bf16.clone(), bf16.len() / 2);
+    }
+
+    #[test]
     fn truth_values_and_strings_come_back(bools in prop::collection::vec(0u8..2, 0..20), texts in prop::collection::vec(".*", 0..10)) {
         round_trip(DataType::Bool, bools.clone(), bools.len());
         let elements: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
         round_trip(DataType::Bytes, strings(&elements), elements.len());
+    }
+}
+
+#[test]
+fn a_long_text_comes_in_pieces_that_hold_their_memory() {
+    let count = 300_000;
+    let data = (0..count).flat_map(|index| f64::from(index).mul_add(1e-3, 1.0).to_le_bytes()).collect();
+    let admission = Admission::new(64 << 20);
+    let mut reservation = admission.reserve(0).unwrap();
+    let encoded =
+        super::encode(response(DataType::Fp64, vec![count.into()], data), &OutputForm::default(), &mut reservation)
+            .unwrap();
+    assert!(encoded.pieces.len() > 2, "{}", encoded.pieces.len());
+    assert_eq!(reservation.bytes(), 0);
+    assert!(admission.held() >= encoded.json_bytes);
+    let text = encoded.pieces.concat();
+    assert_eq!(text.len(), encoded.json_bytes);
+    let json: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(json["outputs"][0]["data"].as_array().unwrap().len(), 300_000);
+    drop(encoded);
+    assert_eq!(admission.held(), 0);
+}
+
+#[test]
+fn the_longest_element_of_each_datatype_fits_its_bound() {
+    let longest: [(DataType, Vec<u8>); 9] = [
+        (DataType::Uint8, vec![255]),
+        (DataType::Int8, (-128i8).to_le_bytes().to_vec()),
+        (DataType::Int16, i16::MIN.to_le_bytes().to_vec()),
+        (DataType::Int32, i32::MIN.to_le_bytes().to_vec()),
+        (DataType::Int64, i64::MIN.to_le_bytes().to_vec()),
+        (DataType::Uint64, u64::MAX.to_le_bytes().to_vec()),
+        (DataType::Fp32, (-1.175_494_4e-38f32).to_le_bytes().to_vec()),
+        (DataType::Fp64, (-2.225_073_858_507_201_4e-308f64).to_le_bytes().to_vec()),
+        (DataType::Bool, vec![0]),
+    ];
+    for (datatype, element) in longest {
+        let json = text(response(datatype, vec![1], element), &OutputForm::default());
+        let array = json.split_once("\"data\":[").unwrap().1.trim_end_matches("]}]}");
+        assert!(array.len() < element_bound(datatype), "{datatype:?}: {array}");
     }
 }

@@ -1,91 +1,61 @@
-//! Clients of both protocols, and the forms in which each can say the same tensors.
+//! Tensors of tests, and the forms in which each protocol can say them.
 
-use std::{fmt::Write as _, net::SocketAddr};
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+use torchmodel_core::{
+    inference::NamedTensor,
+    tensor::{BytesElements, DataType, DataTypeExt, push_bytes_element},
 };
-use tonic::transport::Channel;
-use torchmodel_core::tensor::{BytesElements, DataType, DataTypeExt};
-use torchmodel_server::grpc::proto::{
-    InferTensorContents, grpc_inference_service_client::GrpcInferenceServiceClient,
-    model_infer_request::InferInputTensor,
-};
+use torchmodel_server::grpc::proto::{InferTensorContents, ModelInferRequest, model_infer_request::InferInputTensor};
+
+use crate::Answer;
 
 /// A tensor of a test: name, datatype, shape, bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TestTensor {
+    /// Name.
     pub name: String,
+    /// Datatype.
     pub datatype: DataType,
+    /// Shape.
     pub shape: Vec<i64>,
+    /// Elements, row-major and little-endian.
     pub data: Vec<u8>,
 }
 
-/// An HTTP answer.
-#[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: Vec<u8>,
-}
-
-impl Answer {
-    pub fn header(&self, name: &str) -> Option<&str> {
-        let mut lines = self.head.lines().filter_map(|line| line.split_once(':'));
-        lines.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+impl TestTensor {
+    /// A tensor of FP32.
+    #[must_use]
+    pub fn fp32(name: &str, shape: &[i64], values: &[f32]) -> Self {
+        let data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Self { name: name.into(), datatype: DataType::Fp32, shape: shape.to_vec(), data }
     }
 
-    pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-
-    /// Parses one answer, or nothing when `bytes` hold none.
-    pub fn parse(bytes: &[u8]) -> Option<Self> {
-        let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
-        let head = String::from_utf8(bytes[..end].to_vec()).ok()?;
-        let status = head.split(' ').nth(1)?.parse().ok()?;
-        Some(Self { status, head, body: bytes[end + 4..].to_vec() })
+    /// A tensor of INT64.
+    #[must_use]
+    pub fn int64(name: &str, shape: &[i64], values: &[i64]) -> Self {
+        let data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Self { name: name.into(), datatype: DataType::Int64, shape: shape.to_vec(), data }
     }
 }
 
-/// Sends one HTTP/1.1 request and reads the whole answer.
-pub async fn http(address: SocketAddr, request_line: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
-    let mut head = format!("{request_line} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
-    for (name, value) in headers {
-        write!(head, "{name}: {value}\r\n").unwrap();
+impl From<&NamedTensor> for TestTensor {
+    fn from(NamedTensor { name, tensor }: &NamedTensor) -> Self {
+        Self {
+            name: name.clone(),
+            datatype: tensor.datatype(),
+            shape: tensor.shape().to_vec(),
+            data: tensor.data().to_vec(),
+        }
     }
-    write!(head, "content-length: {}\r\n\r\n", body.len()).unwrap();
-    let bytes = exchange(address, &[head.as_bytes(), body].concat()).await;
-    Answer::parse(&bytes).unwrap_or_else(|| panic!("no answer to {request_line}: {}", String::from_utf8_lossy(&bytes)))
 }
 
-/// Sends bytes and reads what comes until the server closes.
-pub async fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    // The server may close before it took everything.
-    let _ = stream.write_all(bytes).await;
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer).await;
-    answer
-}
-
-/// Sends bytes, ends the sending side and reads what comes until the server closes.
-pub async fn raw(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    // The server may close before it took everything.
-    let _ = stream.write_all(bytes).await;
-    let _ = stream.shutdown().await;
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer).await;
-    answer
-}
-
-pub async fn grpc(address: SocketAddr) -> GrpcInferenceServiceClient<Channel> {
-    let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-    GrpcInferenceServiceClient::new(channel).max_decoding_message_size(usize::MAX)
+/// FP32 values of raw bytes.
+#[must_use]
+pub fn fp32_values(data: &[u8]) -> Vec<f32> {
+    chunks(data).map(f32::from_le_bytes).collect()
 }
 
 fn chunks<const N: usize>(data: &[u8]) -> impl Iterator<Item = [u8; N]> {
@@ -97,6 +67,7 @@ fn elements(data: &[u8]) -> Vec<&[u8]> {
 }
 
 /// The elements as JSON, for the datatypes that have a JSON form.
+#[must_use]
 pub fn to_json(tensor: &TestTensor) -> Option<Value> {
     let data = tensor.data.as_slice();
     Some(match tensor.datatype {
@@ -120,6 +91,7 @@ pub fn to_json(tensor: &TestTensor) -> Option<Value> {
 }
 
 /// The typed contents, for the datatypes that have them.
+#[must_use]
 pub fn to_contents(tensor: &TestTensor) -> Option<InferTensorContents> {
     let data = tensor.data.as_slice();
     let mut contents = InferTensorContents::default();
@@ -143,17 +115,31 @@ pub fn to_contents(tensor: &TestTensor) -> Option<InferTensorContents> {
     Some(contents)
 }
 
+/// The input as a member of a gRPC request, with or without typed contents.
+#[must_use]
 pub fn grpc_input(tensor: &TestTensor, contents: Option<InferTensorContents>) -> InferInputTensor {
     InferInputTensor {
         name: tensor.name.clone(),
         datatype: tensor.datatype.as_str().into(),
         shape: tensor.shape.clone(),
-        parameters: std::collections::HashMap::new(),
+        parameters: HashMap::new(),
         contents,
     }
 }
 
+/// A gRPC request with raw contents.
+#[must_use]
+pub fn grpc_request(model: &str, inputs: &[TestTensor]) -> ModelInferRequest {
+    ModelInferRequest {
+        model_name: model.into(),
+        inputs: inputs.iter().map(|input| grpc_input(input, None)).collect(),
+        raw_input_contents: inputs.iter().map(|input| Bytes::copy_from_slice(&input.data)).collect(),
+        ..ModelInferRequest::default()
+    }
+}
+
 /// The input as a member of a JSON request: with its data, or with the size of its data elsewhere.
+#[must_use]
 pub fn json_input(tensor: &TestTensor, data: Option<Value>) -> Value {
     let mut input = json!({ "name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype.as_str() });
     match data {
@@ -164,6 +150,7 @@ pub fn json_input(tensor: &TestTensor, data: Option<Value>) -> Value {
 }
 
 /// Reads the outputs of a REST answer, JSON or binary.
+#[must_use]
 pub fn rest_outputs(answer: &Answer) -> Vec<TestTensor> {
     let json_length =
         answer.header("inference-header-content-length").map_or(answer.body.len(), |n| n.parse().unwrap());
@@ -210,8 +197,10 @@ fn from_json(datatype: DataType, values: &[Value]) -> Vec<u8> {
     values.iter().flat_map(element).collect()
 }
 
+/// An element of BYTES behind its length.
+#[must_use]
 pub fn bytes_element(element: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    assert!(torchmodel_core::tensor::push_bytes_element(&mut out, element));
+    assert!(push_bytes_element(&mut out, element));
     out
 }
