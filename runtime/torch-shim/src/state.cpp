@@ -6,6 +6,7 @@
 #include <torch/script.h>
 
 #include <algorithm>
+#include <cstring>
 #include <functional>
 #include <string>
 #include <unordered_map>
@@ -20,6 +21,7 @@ using torch::jit::Node;
 // 8 MiB at a time.
 constexpr int64_t CHUNK = 1 << 20;
 constexpr uint64_t ODD = 0x9E3779B97F4A7C15;
+constexpr uint64_t EVEN = ODD - 1;
 
 // Gives to `leaf` each tensor, number and text that hangs on a value, and those that the code of its methods captured.
 class Walk {
@@ -128,30 +130,43 @@ private:
     }
   }
 
-  // Where the bytes lie: a sum of words, each times an odd number that depends on its place.
+  // A sum of words, each times an odd number that depends on its place; computed where the bytes lie, the same on each device.
   void storage(const c10::Storage &storage) {
     auto bytes = static_cast<int64_t>(storage.nbytes());
     int64_t words = bytes / 8;
     for (int64_t start = 0; start < words; start += CHUNK) {
-      mix(sum(view(storage, at::kLong, start, std::min(CHUNK, words - start))));
+      int64_t count = std::min(CHUNK, words - start);
+      mix(storage.device().is_cpu() ? sum_on_host(storage, start, count) : sum_on_device(view(storage, at::kLong, start, count)));
     }
-    if (bytes % 8 != 0) mix(sum(view(storage, at::kByte, words * 8, bytes % 8).to(at::kLong)));
+    if (bytes % 8 == 0) return;
+    auto rest = view(storage, at::kByte, words * 8, bytes % 8).cpu();
+    for (int64_t i = 0; i < rest.numel(); ++i) mix(rest.const_data_ptr<uint8_t>()[i]);
   }
 
-  static at::Tensor view(const c10::Storage &storage, at::ScalarType type, int64_t offset, int64_t count) {
-    return at::empty({0}, at::TensorOptions().dtype(type).device(storage.device())).set_(storage, offset, {count}, {1});
+  static uint64_t sum_on_host(const c10::Storage &storage, int64_t start, int64_t count) {
+    const auto *bytes = static_cast<const uint8_t *>(storage.data()) + start * 8;
+    uint64_t sum = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      uint64_t word = 0;
+      std::memcpy(&word, bytes + i * 8, 8);
+      sum += word * (static_cast<uint64_t>(i) * EVEN + 1);
+    }
+    return sum;
   }
 
-  uint64_t sum(const at::Tensor &words) {
+  uint64_t sum_on_device(const at::Tensor &words) {
     auto &[weights, products] = scratch_[words.device()];
     if (!weights.defined()) {
-      auto options = words.options();
-      weights = at::arange(CHUNK, options).mul_(static_cast<int64_t>(ODD & ~uint64_t{1})).add_(1);
-      products = at::empty({CHUNK}, options);
+      weights = at::arange(CHUNK, words.options()).mul_(static_cast<int64_t>(EVEN)).add_(1);
+      products = at::empty({CHUNK}, words.options());
     }
     auto product = products.narrow(0, 0, words.numel());
     at::mul_out(product, words, weights.narrow(0, 0, words.numel()));
     return static_cast<uint64_t>(product.sum().item<int64_t>());
+  }
+
+  static at::Tensor view(const c10::Storage &storage, at::ScalarType type, int64_t offset, int64_t count) {
+    return at::empty({0}, at::TensorOptions().dtype(type).device(storage.device())).set_(storage, offset, {count}, {1});
   }
 
   uint64_t result_ = 0;

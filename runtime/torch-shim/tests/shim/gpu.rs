@@ -73,6 +73,8 @@ fn a_fingerprint_sees_memory_on_the_device() {
     let source = "def forward(self, x):\n  return x * self.w\ndef write(self, x):\n  self.w.add_(1)\n  return x\n";
     let mut module = module(&folder, source);
     let before = module.fingerprint().unwrap();
+    let on_cpu = Module::load(&folder.path().join("model.pt"), Device::Cpu).unwrap();
+    assert_eq!(on_cpu.fingerprint().unwrap(), before, "it is the same wherever the memory is");
     module.run("forward", &[indices(&[1])]).unwrap();
     assert_eq!(module.fingerprint().unwrap(), before);
     module.run("write", &[indices(&[1])]).unwrap();
