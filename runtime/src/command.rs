@@ -61,7 +61,7 @@ fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
         local_file: Some(path.clone()),
     };
     let artifact = tokio()?.block_on(artifact::pull(&source, &options)).map_err(|error| error.failure())?;
-    let facts = torchmodel_torch::inspect(&artifact.path)?;
+    let facts = torchmodel_torch::inspect(&artifact.file)?;
     let name = path.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned());
     print!("{}", crate::inspect::describe(&facts, &name, &artifact.sha256));
     Ok(())

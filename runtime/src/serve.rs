@@ -54,7 +54,9 @@ pub async fn serve(arguments: ServeArguments, loader: Arc<dyn Loader>, signals: 
 
     let sources = Sources { options: artifact_options(&arguments.artifact), loader, runtime: Handle::current() };
     // All of them, before the first can be ready: the server is not, before they all are.
-    models.iter().for_each(|model| repository.require(&model.model.name));
+    for model in &models {
+        repository.require(&model.model.name);
+    }
     let loads = models.into_iter().map(|model| repository.load(sources.load_request(model)));
     let loads = loads.collect::<Result<Vec<_>, _>>().map_err(|error| misused(error.to_string()))?;
 
