@@ -30,7 +30,7 @@ for name in sys.stdin.read().split():
         shutil.copy(found[0], sys.argv[1])
 ' "$image/lib"
 echo "$(find "$image/lib" -type f | wc -l) libraries, $(du -sh "$image/lib" | cut -f1)"
-if [ -n "${2:-}" ]; then
+if [[ ${2-} ]]; then
 	LD_LIBRARY_PATH=$image/lib "$2" gpu:: --nocapture --test-threads=1
 fi
 python3 tests/gpu/check.py "$image/bin/$(basename "$binary")"
