@@ -6,11 +6,12 @@ use futures::future::join_all;
 use tempfile::TempDir;
 use torchmodel_core::{metrics::Metrics, version::Version};
 use torchmodel_crds::Failure;
+use torchmodel_testing::fp32_values as values;
 
-use crate::support::{ask, floats, load, load_source, values};
+use crate::support::{Model, ask, floats, load, load_source};
 
 /// A method with a list to keep things in, and a captured constant.
-fn keeper(body: &str, spec: &str) -> Result<(Version, Metrics), Failure> {
+fn keeper(body: &str, spec: &str) -> Result<(Model, Metrics), Failure> {
     let source = format!(
         "class Model(Module):\n  __parameters__ = []\n  __buffers__ = [\"w\", ]\n  w : Tensor\n  cache : List[Tensor]\n  training : bool\n  \
          def forward(self: __torch__.Model, x: Tensor) -> Tensor:\n    {body}\n"
