@@ -37,17 +37,22 @@ impl Ending {
     /// Waits for the end, and makes `service` not ready or not live by then. Errors: the failure to end with.
     pub async fn wait(mut self, service: &InferenceService) -> Result<(), Failure> {
         let loads = std::mem::take(&mut self.loads);
-        tokio::select! {
-            loaded = all(loads) => loaded?,
-            _ = self.signals.next() => {
-                service.start_draining();
-                tracing::info!("shutting down before every model was ready");
-                return Ok(());
+        let early = tokio::select! {
+            loaded = all(loads) => {
+                loaded?;
+                tracing::info!("every model is ready");
+                None
             }
+            signal = self.signals.next() => Some(signal),
+        };
+        // A signal may come just as the last model is ready: whoever was told so may be served already.
+        if early.is_some() && service.readiness().is_err() {
+            service.start_draining();
+            tracing::info!("shutting down before every model was ready");
+            return Ok(());
         }
-        tracing::info!("every model is ready");
         tokio::select! {
-            () = shutdown(&mut self.signals, self.shutdown_delay, service) => Ok(()),
+            () = shutdown(early, &mut self.signals, self.shutdown_delay, service) => Ok(()),
             Some(failure) = self.fatal.recv() => {
                 service.set_dead();
                 Err(failure)
@@ -67,9 +72,13 @@ async fn all(loads: Vec<PendingLoad>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits for a signal. After SIGTERM the server stays up, not ready, for the delay, since load balancers go on sending for a moment.
-async fn shutdown(signals: &mut Signals, delay: Duration, service: &InferenceService) {
-    let delay = if signals.next().await == SignalKind::terminate() { delay } else { Duration::ZERO };
+/// Waits for a signal, unless one has come. After SIGTERM the server stays up, not ready, for the delay, since load balancers go on sending for a moment.
+async fn shutdown(early: Option<SignalKind>, signals: &mut Signals, delay: Duration, service: &InferenceService) {
+    let signal = match early {
+        Some(signal) => signal,
+        None => signals.next().await,
+    };
+    let delay = if signal == SignalKind::terminate() { delay } else { Duration::ZERO };
     service.start_draining();
     let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
     tracing::info!(delay_ms, "shutting down: not ready from now on");

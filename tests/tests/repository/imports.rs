@@ -14,12 +14,12 @@ const RULES: &[(&[&str], &[&str], &str)] = &[
     ),
     (
         &["runtime/server/src/rest.rs", "runtime/server/src/rest/"],
-        &["grpc", "tonic", "scheduler", "engine", "batcher", "repository"],
+        &["grpc", "tonic", "scheduler", "engine", "batcher", "ModelRepository"],
         "REST decodes, asks the service and encodes",
     ),
     (
         &["runtime/server/src/grpc.rs", "runtime/server/src/grpc/"],
-        &["crate::rest", "axum", "scheduler", "engine", "batcher", "repository"],
+        &["crate::rest", "scheduler", "engine", "batcher", "ModelRepository"],
         "gRPC decodes, asks the service and encodes",
     ),
     (

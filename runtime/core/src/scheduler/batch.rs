@@ -59,14 +59,19 @@ impl Batch {
                 compute_output: timings.compute_output,
                 rows: waiting.rows,
             };
-            waiting.payload.sink.answer(Answer { outputs, timings });
+            // What was reserved for the inputs is free before the answer needs a reservation of its own.
+            let PendingRequest { sink, inputs, .. } = waiting.payload;
+            drop(inputs);
+            sink.answer(Answer { outputs, timings });
         }
     }
 
     /// Tells every request the same error.
     pub fn fail(self, error: &InferError) {
         for waiting in self.requests {
-            waiting.payload.sink.fail(error.clone());
+            let PendingRequest { sink, inputs, .. } = waiting.payload;
+            drop(inputs);
+            sink.fail(error.clone());
         }
     }
 }
