@@ -126,6 +126,17 @@ test-code: libtorch cluster-programs demo-files ## Unit and integration tests, w
 	@$(call say,the scheduler in many orders of its threads)
 	@$(CARGO) test --locked -p torchmodel-core --features shuttle --test orders
 
+.PHONY: test-cycles
+test-cycles: libtorch ## Load, ask and unload a model 1,000 times, and compare the growth of memory with libtorch's own (5 minutes)
+	@$(call say,memory over 1,000 lives of a version)
+	@TORCHMODEL_CYCLES=1000 $(CARGO) test --locked -p torchmodel-runtime --test cycles -- --nocapture
+
+.PHONY: test-clients
+test-clients: libtorch ## Ask the runtime with stock clients: perf_analyzer and tritonclient (root)
+	@$(call say,stock clients)
+	@$(CARGO) build --locked -p torchmodel-runtime
+	@tests/clients/run.sh
+
 .PHONY: test-cluster
 test-cluster: demo-files ## End-to-end tests on the local cluster, or on the one that KUBECONFIG names
 	@$(call say,end-to-end tests)
