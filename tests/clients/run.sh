@@ -46,10 +46,10 @@ prepare_client() {
 
 # Triton's model `simple`: sum and difference of two rows of 16 INT32, up to 8 rows of them.
 serve() {
-	cargo run --quiet --locked -p torchmodel-bench -- models "$work/models"
+	cargo run --quiet --locked -p torchmodel-bench -- models "$work/models" >/dev/null
 	cat >"$work/simple.yaml" <<-YAML
 		source:
-		  uri: file://$work/models/add-sub.pt
+		  uri: file://$work/models/add_sub.pt
 		model:
 		  name: simple
 		  inputs:
