@@ -54,12 +54,12 @@ fn imports(text: &str) -> Vec<Import<'_>> {
     for (line, content) in text.lines().enumerate() {
         follows_blank |= previous.is_empty();
         let is_optional = previous.starts_with("#[");
-        if let Some(path) = content.strip_prefix("use ") {
-            if !is_optional {
-                let root = path.split([':', ';', ' ']).next().unwrap_or_default();
-                found.push(Import { line, root, follows_blank });
-                follows_blank = false;
-            }
+        if let Some(path) = content.strip_prefix("use ")
+            && !is_optional
+        {
+            let root = path.split([':', ';', ' ']).next().unwrap_or_default();
+            found.push(Import { line, root, follows_blank });
+            follows_blank = false;
         }
         previous = content;
     }

@@ -195,6 +195,7 @@ impl Infer {
     ) -> Result<(Encoded, Reservation), Refusal> {
         let reader = MessageReader::new(self.admission.clone(), self.limits.max_request_bytes, head.encoding);
         let message = receive(stream, reader, &window).await?;
+        self.metrics.record_receive(Protocol::Grpc, head.arrival.elapsed());
         let walked = match message {
             Message::Plain(walked) => walked,
             Message::Compressed(compressed) => off_thread(move || compressed.inflate()).await??,

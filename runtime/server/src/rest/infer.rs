@@ -60,6 +60,7 @@ async fn answer<B: RequestBody>(
     };
     let incoming = Incoming { head, headers: &parts.headers, body, metadata };
     let Decoded { request, form } = body::read(incoming, &app.admission, app.limits).await?;
+    app.metrics.record_receive(Protocol::Rest, count.start.elapsed());
     count.start = Instant::now();
     let response = app.service.infer(request).await?;
     respond(app, response, form).await
