@@ -31,7 +31,7 @@ const ROLE: &str = "TORCHMODEL_CYCLES_ROLE";
 const FOLDER: &str = "TORCHMODEL_CYCLES_FOLDER";
 /// How many cycles.
 const COUNT: &str = "TORCHMODEL_CYCLES";
-/// Where nobody says how many: a hundred that are measured show what each leaves, if it is more than 20 KiB.
+/// Where nobody says how many: a hundred that are measured show what each leaves, if it is more than 13 KiB.
 const DEFAULT_COUNT: usize = 200;
 /// The cycle after which memory may not grow.
 const EARLY: usize = 100;
@@ -94,7 +94,10 @@ fn run_child(role: &str, folder: &Path) -> Resident {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "a_process_of_cycles", "--nocapture"]).env(ROLE, role).env(FOLDER, folder);
     // With more arenas, chance decides which of them each thread takes, and how much stays in it.
-    let output = command.env("MALLOC_ARENA_MAX", "2").output().unwrap();
+    command.env("MALLOC_ARENA_MAX", "2");
+    // Else glibc raises this to the size of what was freed, and then keeps up to twice as much at the end of an arena: resident memory
+    // is one model more or less from one cycle to the next, for good, by chance.
+    let output = command.env("MALLOC_MMAP_THRESHOLD_", "1048576").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().find_map(|line| line.strip_prefix("resident "));
     let line = line.unwrap_or_else(|| panic!("{role}: {text} {}", String::from_utf8_lossy(&output.stderr)));

@@ -63,6 +63,8 @@ pub const DOUBLE_LIST: i32 = 9;
 unsafe extern "C" {
     pub fn _exit(code: c_int) -> !;
 
+    pub fn malloc_trim(pad: usize) -> c_int;
+
     pub fn shim_string_free(text: *mut c_char);
 
     pub fn shim_module_load(file: c_int, device: c_int, out: *mut *mut ShimModule, error: *mut ShimError) -> c_int;

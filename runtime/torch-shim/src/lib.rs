@@ -52,6 +52,13 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { ffi::_exit(code) }
 }
 
+/// Gives memory that was freed back to the system. glibc keeps what threads other than the first have freed, and a model's weights
+/// are large; takes milliseconds, in which allocations of other threads may wait.
+pub fn release_free_memory() {
+    // SAFETY: `malloc_trim` takes any number, touches free memory alone and takes the allocator's own locks.
+    unsafe { ffi::malloc_trim(0) };
+}
+
 /// libtorch's number of a device in the shim: -1 for the CPU, else the CUDA index.
 fn device_index(device: tch::Device) -> i32 {
     match device {

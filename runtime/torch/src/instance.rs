@@ -31,10 +31,23 @@ pub struct TorchInstance {
     binding: Arc<Binding>,
     copies: Copies,
     threads: usize,
-    /// Whose print it is.
-    model: Arc<str>,
     /// In a copy: what it shares with the module that it is a copy of.
     _restored: Option<RestoredOnDrop>,
+    /// The last field, so that the module is gone when it is dropped.
+    model: Arc<Model>,
+}
+
+/// What a program and its instances have in common. When the last of them is gone, the memory of the weights goes back to the system.
+#[derive(Debug)]
+pub struct Model {
+    /// Whose print it is.
+    pub name: Arc<str>,
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        torch_shim::release_free_memory();
+    }
 }
 
 /// Constants of a module's code, which hold again what they held when whoever wrote to them is gone.
@@ -61,10 +74,10 @@ pub struct Ticket {
 }
 
 impl TorchInstance {
-    pub fn new(module: Module, device: tch::Device, model: &Arc<str>, how: (&ExecutionPlan, &Binding)) -> Self {
+    pub fn new(module: Module, device: tch::Device, model: &Arc<Model>, how: (&ExecutionPlan, &Binding)) -> Self {
         let (plan, binding) = how;
         let (binding, model) = (Arc::new(binding.clone()), Arc::clone(model));
-        Self { module, device, binding, copies: plan.copies, threads: 1, model, _restored: None }
+        Self { module, device, binding, copies: plan.copies, threads: 1, _restored: None, model }
     }
 
     fn fault(&self) -> FaultContext<'_> {
@@ -73,7 +86,7 @@ impl TorchInstance {
 
     /// Tells libtorch how many threads an operator may use that this thread calls, and the log whose model it runs.
     fn enter(&self) {
-        print::enter(&self.model);
+        print::enter(&self.model.name);
         if THREADS.replace(self.threads) != self.threads {
             tch::set_num_threads(i32::try_from(self.threads).unwrap_or(i32::MAX));
         }
@@ -99,7 +112,7 @@ impl Instance for TorchInstance {
         let restored = RestoredOnDrop(self.module.keep_constants().map_err(|error| load_failure(&error))?);
         let module = self.module.deep_copy().map_err(|error| load_failure(&error))?;
         let (binding, model) = (Arc::clone(&self.binding), Arc::clone(&self.model));
-        Ok(Some(boxed(Self { module, binding, model, _restored: Some(restored), ..*self })))
+        Ok(Some(boxed(Self { module, binding, _restored: Some(restored), model, ..*self })))
     }
 
     fn stage(&mut self, inputs: Vec<EngineInput>) -> Result<Staged, EngineError> {

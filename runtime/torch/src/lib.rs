@@ -25,7 +25,7 @@ use torchmodel_core::{
 use torchmodel_crds::{Failure, FailurePhase, FailureReason};
 
 pub use self::device::{DeviceChoice, devices};
-use self::instance::TorchInstance;
+use self::instance::{Model, TorchInstance};
 
 /// Loads TorchScript archives onto devices.
 pub struct TorchLoader {
@@ -53,22 +53,24 @@ impl Loader for TorchLoader {
         announce(&facts, config, device);
         let interface = interface::of(&facts);
         print::handle();
-        let (model, archive) = (config.name.as_str().into(), Arc::clone(&files.archive));
+        let model = Arc::new(Model { name: config.name.as_str().into() });
+        let archive = Arc::clone(&files.archive);
         let is_random = facts.method(&config.method).is_some_and(|method| method.is_random);
         let devices = self.devices.clone();
-        Ok(Box::new(TorchProgram { model, archive, devices, module, interface, is_random }))
+        Ok(Box::new(TorchProgram { archive, devices, module, interface, is_random, model }))
     }
 }
 
 /// An archive on the first of its devices.
 struct TorchProgram {
-    model: Arc<str>,
     archive: Arc<File>,
     devices: Vec<tch::Device>,
     module: Module,
     interface: Interface,
     /// Whether two equal calls of the served method may differ without any state.
     is_random: bool,
+    /// The last field, so that the module is gone when it is dropped.
+    model: Arc<Model>,
 }
 
 impl Program for TorchProgram {
@@ -78,7 +80,7 @@ impl Program for TorchProgram {
 
     fn shows_state(&mut self, binding: &Binding, inputs: &[EngineInput]) -> Result<bool, Failure> {
         let device = self.devices.first().copied().unwrap_or(tch::Device::Cpu);
-        print::enter(&self.model);
+        print::enter(&self.model.name);
         let found = observe::shows_state(&mut self.module, device, binding, (inputs, self.is_random));
         let found = found.map_err(|error| load_failure(&error))?;
         if found {
