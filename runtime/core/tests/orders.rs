@@ -22,7 +22,7 @@ use torchmodel_core::{
     },
     inference::InferError,
     metrics::Metrics,
-    model_key::ModelVersion,
+    model_key::{ModelKey, ModelVersion},
     plan::{HandOff, Threads},
     scheduler::{Reply, Scheduler, SchedulerConfig},
     signature::CheckedInputs,
@@ -97,9 +97,10 @@ impl Subject {
         let inline_below = if shape.is_inline { Duration::from_secs(3600) } else { Duration::ZERO };
         // Spinning is waiting without a lock, which shuttle cannot tell from doing nothing.
         loaded.plan.hand_off = HandOff { spin: Duration::ZERO, inline_below };
+        let key = ModelKey { name: "m".parse().unwrap(), version: ModelVersion::FIRST };
         let config = SchedulerConfig {
             model: "m".parse().unwrap(),
-            metrics: Metrics::new().model(&"m".parse().unwrap(), ModelVersion::FIRST),
+            metrics: Metrics::new().register(key).handle(),
             on_fatal: Arc::new(|failure| panic!("{failure:?}")),
         };
         Arc::new(Self { scheduler: Scheduler::start(loaded, config).unwrap(), alive: Alive::default() })

@@ -1,6 +1,6 @@
 //! The Open Inference Protocol over gRPC: `inference.GRPCInferenceService`, health and reflection.
 //!
-//! The gRPC port's connections call [`GrpcHandler`]. It decodes, asks the [`InferenceService`] and encodes; it decides nothing about
+//! The gRPC port's connections call `GrpcHandler`. It decodes, asks the [`InferenceService`] and encodes; it decides nothing about
 //! models. Invariant: a client's fault is never INTERNAL or UNKNOWN.
 
 mod bounds;

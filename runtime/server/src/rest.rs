@@ -1,6 +1,6 @@
 //! The Open Inference Protocol over HTTP: routes, health and metadata.
 //!
-//! `server` serves a [`RestService`] on the inference port and on the port for metrics. Handlers decode, ask the
+//! `server` serves a `RestService` on the inference port and on the port for metrics. Handlers decode, ask the
 //! [`InferenceService`] and encode; they decide nothing about models. Invariant: every answer that is an error is
 //! `{"error": "…"}`, and a client's fault is never a 5xx.
 

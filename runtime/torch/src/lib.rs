@@ -1,6 +1,6 @@
 //! The engine that serves: TorchScript on libtorch, on the CPU or on CUDA devices.
 //!
-//! [`TorchLoader`] opens an archive, [`interface`] says what is in it in the core's words, and [`instance`] runs it as the core's plan
+//! [`TorchLoader`] opens an archive, `interface` says what is in it in the core's words, and `instance` runs it as the core's plan
 //! says. Invariant: nothing is decided here that the plan decides.
 
 mod convert;

@@ -12,7 +12,7 @@ pub(super) const DEFAULT: &str = "info";
 /// The words for what is logged.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// A level, or levels for parts of the program, such as `warn,torchmodel_artifact=debug`. Nothing at all is [`DEFAULT`], which also
+/// A level, or levels for parts of the program, such as `warn,torchmodel_artifact=debug`. Nothing at all is `info`, which also
 /// holds for everything else where only parts are named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(String);
