@@ -212,6 +212,27 @@ fn what_a_model_prints_reaches_the_log_line_by_line_with_its_name() {
 }
 
 #[test]
+fn several_models_are_served_at_once_and_a_request_to_each_is_answered() {
+    let folder = TempDir::new().unwrap();
+    let other = folder.path().join("thrice.pt");
+    torch_shim::define_module("def forward(self, x):\n  return x * 3\n", &[], &other).unwrap();
+    let mut serving = Serving::start(&model(&folder), &["--file", other.to_str().unwrap()]);
+    serving.wait_for("every model is ready");
+    assert!(serving.get("/v2/health/ready").starts_with("HTTP/1.1 200"));
+    for (name, value) in [("twice", "10"), ("thrice", "15")] {
+        let body = r#"{"inputs":[{"name":"x","shape":[1],"datatype":"INT64","data":[5]}]}"#;
+        let mut stream = TcpStream::connect(&serving.http).unwrap();
+        let head = format!("POST /v2/models/{name}/infer HTTP/1.1\r\nHost: m\r\nConnection: close");
+        write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.contains(&format!("\"data\":[{value}]")), "{answer}");
+    }
+    serving.signal("TERM");
+    assert_eq!(serving.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn it_is_live_but_not_ready_while_it_waits_for_the_artifact() {
     let folder = TempDir::new().unwrap();
     // A source that accepts connections and never answers.

@@ -15,7 +15,7 @@ mod values;
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use prometheus_client::{encoding::text, registry::Registry};
@@ -195,9 +195,11 @@ impl Metrics {
         self.state.wire(protocol).receive.observe_duration(duration);
     }
 
-    /// Records how long an answer took from its head to its last byte given to the connection.
-    pub fn record_send(&self, protocol: Protocol, duration: Duration) {
-        self.state.wire(protocol).send.observe_duration(duration);
+    /// Records how long an answer takes from now until the result is dropped: keep it with the answer's bytes until the last of them
+    /// was given to the connection, or the client was given up.
+    #[must_use]
+    pub fn send_timer(&self, protocol: Protocol) -> SendTimer {
+        SendTimer { state: Arc::clone(&self.state), protocol, started: Instant::now() }
     }
 
     /// The `OpenMetrics` text form, version 1.0.0.
@@ -207,6 +209,20 @@ impl Metrics {
         // Writing to a String cannot fail.
         let _infallible = text::encode(&mut out, &self.registry);
         out
+    }
+}
+
+/// An answer that is being sent; made by [`Metrics::send_timer`].
+#[derive(Debug)]
+pub struct SendTimer {
+    state: Arc<State>,
+    protocol: Protocol,
+    started: Instant,
+}
+
+impl Drop for SendTimer {
+    fn drop(&mut self) {
+        self.state.wire(self.protocol).send.observe_duration(self.started.elapsed());
     }
 }
 

@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 use torchmodel_core::{
     inference::InferError,
     metadata::ModelMetadata,
-    metrics::{CONTENT_TYPE, Metrics},
+    metrics::{CONTENT_TYPE, Metrics, Protocol},
     model_key::{ModelName, ModelVersion},
     service::InferenceService,
     signature::{InputSignature, OutputSignature},
@@ -87,7 +87,11 @@ impl RestService {
         let is_head = request.method() == Method::HEAD;
         let is_closing = request.version() <= http::Version::HTTP_11;
         let answer = self.route(request).await;
+        let has_tensors = answer.is_inference;
         let mut response = app.compressor.finish(answer, wish).await;
+        if has_tensors {
+            response.body_mut().time(app.metrics.send_timer(Protocol::Rest));
+        }
         if is_head {
             *response.body_mut() = AnswerBody::default();
         }

@@ -22,6 +22,7 @@ fn every_metric_of_the_table_is_told_with_its_labels() {
     model.record_execution(3, &timings, 1);
     model.set_ready(true);
     metrics.record_receive(Protocol::Grpc, Duration::from_millis(1));
+    drop(metrics.send_timer(Protocol::Rest));
     let text = metrics.encode();
     for metric in TABLE {
         let described = metric.name.strip_suffix("_total").unwrap_or(metric.name);
@@ -46,6 +47,7 @@ fn every_metric_of_the_table_is_told_with_its_labels() {
         "torchmodel_batch_size_bucket{le=\"+Inf\",model=\"m\",version=\"1\"} 1",
         "torchmodel_batch_size_sum{model=\"m\",version=\"1\"} 3.0",
         "torchmodel_request_receive_duration_seconds_count{protocol=\"grpc\"} 1",
+        "torchmodel_request_send_duration_seconds_count{protocol=\"rest\"} 1",
     ] {
         assert!(text.lines().any(|told| told == line), "{line} is not in {text}");
     }

@@ -177,7 +177,9 @@ impl Infer {
         match result {
             Ok((encoded, reservation)) => {
                 count.outcome = Outcome::Ok;
-                send_outputs(&mut respond, encoded, reservation, encoding)
+                let timer = self.metrics.send_timer(Protocol::Grpc);
+                let answer = Answer::new(encoded.into_pieces(), Some(reservation)).timed(Some(timer));
+                send_outputs(&mut respond, answer, encoding)
             }
             Err(refusal) => {
                 count.outcome = refusal.outcome;
@@ -271,12 +273,7 @@ async fn receive(mut stream: RecvStream, mut reader: MessageReader, window: &Win
     Ok(reader.finish()?)
 }
 
-fn send_outputs(
-    respond: &mut SendResponse<Answer>,
-    encoded: Encoded,
-    reservation: Reservation,
-    encoding: Encoding,
-) -> Option<Unsent> {
+fn send_outputs(respond: &mut SendResponse<Answer>, answer: Answer, encoding: Encoding) -> Option<Unsent> {
     let mut head = Response::new(());
     let headers = head.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -285,7 +282,7 @@ fn send_outputs(
     }
     let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
-    send_whole(respond, head, Answer::new(encoded.into_pieces(), Some(reservation)), Some(trailers))
+    send_whole(respond, head, answer, Some(trailers))
 }
 
 /// Runs what takes long on a thread that may block.

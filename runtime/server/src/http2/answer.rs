@@ -21,6 +21,7 @@ use http::{HeaderMap, HeaderValue, Response, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 use tokio::time::Instant;
+use torchmodel_core::metrics::SendTimer;
 
 use crate::admission::{PAUSE_TIMEOUT, ProgressTimer, Reservation, TRANSFER_TIMEOUT};
 
@@ -37,17 +38,23 @@ pub(crate) struct Answer {
     remaining: usize,
     transfer: Arc<Transfer>,
     _reservation: Option<Reservation>,
+    _timer: Option<SendTimer>,
 }
 
 impl Answer {
     /// The pieces, one after the other, and what is reserved for them.
     pub(crate) fn new(pieces: VecDeque<Bytes>, reservation: Option<Reservation>) -> Self {
         let remaining = pieces.iter().map(Bytes::len).sum();
-        Self { pieces, remaining, transfer: Arc::default(), _reservation: reservation }
+        Self { pieces, remaining, transfer: Arc::default(), _reservation: reservation, _timer: None }
+    }
+
+    /// The same, whose time until its last byte was written is recorded.
+    pub(crate) fn timed(self, timer: Option<SendTimer>) -> Self {
+        Self { _timer: timer, ..self }
     }
 
     fn with_transfer(bytes: Bytes, transfer: &Arc<Transfer>) -> Self {
-        Self { remaining: bytes.len(), pieces: [bytes].into(), transfer: Arc::clone(transfer), _reservation: None }
+        Self { remaining: bytes.len(), pieces: [bytes].into(), transfer: Arc::clone(transfer), ..Self::default() }
     }
 }
 

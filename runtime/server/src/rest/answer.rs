@@ -13,10 +13,15 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use hyper::body::{Body, Frame, SizeHint};
+use torchmodel_core::metrics::SendTimer;
 
 /// A body of pieces.
 #[derive(Debug, Default)]
-pub(crate) struct AnswerBody(Pieces);
+pub(crate) struct AnswerBody {
+    pieces: Pieces,
+    /// Dropped with the body: once the last piece was given to the connection, or the client is gone.
+    timer: Option<SendTimer>,
+}
 
 #[derive(Debug, Default)]
 enum Pieces {
@@ -32,33 +37,39 @@ impl AnswerBody {
         match pieces.as_mut_slice() {
             [] => Self::default(),
             [only] => std::mem::take(only).into(),
-            _ => Self(Pieces::Many(pieces.into())),
+            _ => Pieces::Many(pieces.into()).into(),
         }
     }
 
     /// Bytes that are not sent yet.
     pub(super) fn len(&self) -> usize {
-        match &self.0 {
+        match &self.pieces {
             Pieces::None => 0,
             Pieces::One(bytes) => bytes.len(),
             Pieces::Many(pieces) => pieces.iter().map(Bytes::len).sum(),
         }
     }
 
-    /// All pieces.
-    pub(super) fn into_pieces(self) -> VecDeque<Bytes> {
-        match self.0 {
+    /// Records the time until the body is dropped.
+    pub(super) fn time(&mut self, timer: SendTimer) {
+        self.timer = Some(timer);
+    }
+
+    /// All pieces, and what records how long they take.
+    pub(super) fn into_parts(self) -> (VecDeque<Bytes>, Option<SendTimer>) {
+        let pieces = match self.pieces {
             Pieces::None => VecDeque::new(),
             Pieces::One(bytes) => [bytes].into(),
             Pieces::Many(pieces) => pieces,
-        }
+        };
+        (pieces, self.timer)
     }
 
     /// The next piece.
     pub(super) fn next(&mut self) -> Option<Bytes> {
-        match &mut self.0 {
+        match &mut self.pieces {
             Pieces::Many(pieces) => pieces.pop_front(),
-            _ => match std::mem::take(&mut self.0) {
+            _ => match std::mem::take(&mut self.pieces) {
                 Pieces::One(bytes) => Some(bytes),
                 _ => None,
             },
@@ -66,9 +77,15 @@ impl AnswerBody {
     }
 }
 
+impl From<Pieces> for AnswerBody {
+    fn from(pieces: Pieces) -> Self {
+        Self { pieces, timer: None }
+    }
+}
+
 impl From<Bytes> for AnswerBody {
     fn from(bytes: Bytes) -> Self {
-        Self(if bytes.is_empty() { Pieces::None } else { Pieces::One(bytes) })
+        if bytes.is_empty() { Self::default() } else { Pieces::One(bytes).into() }
     }
 }
 
@@ -81,7 +98,7 @@ impl Body for AnswerBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.pieces {
             Pieces::None => true,
             Pieces::One(_) => false,
             Pieces::Many(pieces) => pieces.is_empty(),

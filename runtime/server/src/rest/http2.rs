@@ -59,5 +59,6 @@ fn send(respond: &mut SendResponse<Answer>, response: Response<answer::AnswerBod
         return None;
     }
     parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-    send_whole(respond, Response::from_parts(parts, ()), Answer::new(body.into_pieces(), None), None)
+    let (pieces, timer) = body.into_parts();
+    send_whole(respond, Response::from_parts(parts, ()), Answer::new(pieces, None).timed(timer), None)
 }

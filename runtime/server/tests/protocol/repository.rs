@@ -1,11 +1,13 @@
-//! Statistics, configuration and index: the same by either protocol.
+//! Statistics, configuration, index and times: the same by either protocol.
+
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tonic::Code;
 use torchmodel_server::grpc::proto::{
     DataType, ModelConfigRequest, ModelStatisticsRequest, RepositoryIndexRequest, model_config::SchedulingChoice,
 };
-use torchmodel_testing::{grpc, http};
+use torchmodel_testing::{TestTensor, grpc, grpc_request, http};
 
 use crate::server::Server;
 
@@ -129,4 +131,26 @@ async fn the_server_names_the_extensions_that_it_has() {
     let server = Server::start().await;
     let extensions = get(&server, "/v2").await["extensions"].clone();
     assert_eq!(extensions, json!(["binary_tensor_data", "parameters", "statistics", "model_configuration"]));
+}
+
+#[tokio::test]
+async fn the_time_of_receiving_and_sending_is_recorded_for_each_protocol() {
+    let server = Server::start().await;
+    http(server.rest, "POST /v2/models/batched/infer", &[], ROWS.as_bytes()).await;
+    let tensor = TestTensor::fp32("input", &[1, 2], &[1.0, 2.0]);
+    grpc(server.grpc).await.model_infer(grpc_request("batched", &[tensor])).await.unwrap();
+    let count = |text: &str, name: &str, protocol: &str| {
+        text.contains(&format!("torchmodel_request_{name}_duration_seconds_count{{protocol=\"{protocol}\"}} 1\n"))
+    };
+    let is_recorded = async || {
+        let text = String::from_utf8(http(server.admin, "GET /metrics", &[], b"").await.body).unwrap();
+        ["receive", "send"].iter().all(|name| ["rest", "grpc"].iter().all(|protocol| count(&text, name, protocol)))
+    };
+    // The client may have the last byte before the server knows.
+    let recorded = async {
+        while !is_recorded().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), recorded).await.expect("each once");
 }
