@@ -51,7 +51,7 @@ pub struct ModelConfig {
     /// Batching, if requests carry a batch dimension.
     pub batching: Option<Batching>,
     /// Instances on the device.
-    pub instances: usize,
+    pub instances: Option<usize>,
     /// Whether answers depend on earlier requests; `None` to find out.
     pub is_stateful: Option<bool>,
     /// Whether to freeze.
@@ -94,7 +94,7 @@ impl ModelConfig {
             inputs: spec.inputs.clone(),
             outputs: spec.outputs.clone(),
             batching,
-            instances: spec.instances.map_or(1, |count| usize::try_from(count.max(1)).unwrap_or(1)),
+            instances: spec.instances.map(|count| usize::try_from(count.max(1)).unwrap_or(1)),
             is_stateful: spec.stateful,
             freeze: optimize.freeze.unwrap_or(false),
             intra_op_threads: optimize.intra_op_threads,

@@ -39,7 +39,7 @@ pub trait Program: Send {
         Ok(false)
     }
 
-    /// Its instances, one for each of the plan's placements, in that order.
+    /// Its instances and what they share it with: one for each of the plan's handles, in that order.
     fn instances(self: Box<Self>, plan: &ExecutionPlan, binding: &Binding) -> Result<Vec<BoxedInstance>, Failure>;
 }
 
@@ -96,7 +96,7 @@ pub struct LoadedModel {
     pub plan: ExecutionPlan,
     /// The inferences that run before it is ready.
     pub warmup: Warmup,
-    /// Its instances.
+    /// Its instances, and after them the spare handles.
     pub instances: Vec<BoxedInstance>,
 }
 

@@ -13,6 +13,10 @@ use crate::{batcher::BatcherConfig, config::ModelConfig, interface::Interface};
 
 /// How long an instance's thread looks for the next request before it sleeps.
 const SPIN: Duration = Duration::from_micros(100);
+/// With fewer processors there is one thread for connections, which needs no handle but the instance's.
+const SPARE_HANDLES_CPUS: usize = 4;
+/// More threads for connections than this are not to be expected.
+const MAX_SPARE_HANDLES: usize = 8;
 /// A run on one thread that takes less is done on the thread that submits it.
 const INLINE_BELOW: Duration = Duration::from_micros(200);
 /// All threads are used only where they make a batch this much faster than one does: in percent. Less than that is worth more to
@@ -99,6 +103,9 @@ pub struct ExecutionPlan {
     pub is_stateful: bool,
     /// The device of each instance: a position in [`Machine::devices`].
     pub placements: Vec<usize>,
+    /// Further handles on the program, on the first device and without a thread of their own: for threads of connections that run
+    /// quick requests themselves, several at one time. They share the weights.
+    pub spare_handles: usize,
     /// Threads inside one operator.
     pub threads: Threads,
     /// Most rows of a request; `None` when the first dimension is not a batch.
@@ -132,13 +139,21 @@ impl ExecutionPlan {
         let placements = if is_stateful {
             vec![0]
         } else {
-            (0..machine.devices.len()).flat_map(|device| std::iter::repeat_n(device, config.instances.max(1))).collect()
+            (0..machine.devices.len())
+                .flat_map(|device| std::iter::repeat_n(device, config.instances.unwrap_or(1).max(1)))
+                .collect()
         };
         let is_on_cpu = *first == DeviceKind::Cpu;
+        // Whoever says how many instances there are means how much runs at one time; and requests that could share a batch gain more
+        // by that.
+        let is_shared =
+            is_on_cpu && !writes && config.instances.is_none() && max_batch_size.is_none_or(|size| size <= 1);
+        let spare_handles = if is_shared && machine.cpus >= SPARE_HANDLES_CPUS { machine.cpus / 2 } else { 0 };
         Ok(Self {
             is_stateful,
             threads: threads(config, machine, placements.len(), is_on_cpu),
             placements,
+            spare_handles: spare_handles.min(MAX_SPARE_HANDLES),
             max_batch_size,
             queue: BatcherConfig { max_rows: max_batch_size.unwrap_or(1), max_delay, max_queue: config.max_queue },
             is_frozen: config.freeze && !writes,
@@ -154,6 +169,11 @@ impl ExecutionPlan {
                 inline_below: if is_on_cpu && max_delay.is_zero() { INLINE_BELOW } else { Duration::ZERO },
             },
         })
+    }
+
+    /// The device of each handle on the program: of the instances, then of the spare ones.
+    pub fn handles(&self) -> impl Iterator<Item = usize> {
+        self.placements.iter().copied().chain(std::iter::repeat_n(0, self.spare_handles))
     }
 
     /// The number of threads to serve with, from how long a batch took with one and with the `maximum`.
@@ -300,6 +320,19 @@ mod tests {
         assert_eq!(of("{}", 2, GPUS).inline_below, Duration::ZERO);
         let delayed = r#"{"batching": {"maxBatchSize": 8, "maxDelay": "5ms"}}"#;
         assert_eq!(of(delayed, 2, CPU).inline_below, Duration::ZERO);
+    }
+
+    #[test]
+    fn threads_of_connections_get_handles_where_quick_requests_may_run_at_one_time() {
+        let of = |spec, cpus, devices| plan(&interface(false, false), spec, cpus, devices);
+        assert_eq!((of("{}", 3, CPU).spare_handles, of("{}", 4, CPU).spare_handles), (0, 2));
+        assert_eq!(of("{}", 64, CPU).spare_handles, MAX_SPARE_HANDLES);
+        assert_eq!(of("{}", 16, GPUS).spare_handles, 0);
+        assert_eq!(of(r#"{"instances": 1}"#, 16, CPU).spare_handles, 0, "as it was said");
+        assert_eq!(of(r#"{"batching": {"maxBatchSize": 8}}"#, 16, CPU).spare_handles, 0);
+        assert_eq!(plan(&interface(true, false), "{}", 16, CPU).spare_handles, 0);
+        let two = of("{}", 4, CPU);
+        assert_eq!(two.handles().collect::<Vec<_>>(), [0, 0, 0]);
     }
 
     #[test]

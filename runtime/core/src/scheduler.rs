@@ -56,6 +56,8 @@ pub struct Scheduler {
     seats: Vec<Arc<Seat>>,
     signature: Signature,
     accepted: Vec<DataLocation>,
+    /// Seats whose instances have threads; those after them are spare.
+    threaded: usize,
     threads: Mutex<Vec<thread::JoinHandle<()>>>,
 }
 
@@ -75,7 +77,7 @@ struct Starting {
 
 /// An instance that is warm.
 struct Started {
-    signature: Signature,
+    binding: Binding,
     warmed: Warmed,
     accepted: Vec<DataLocation>,
 }
@@ -87,17 +89,19 @@ impl Scheduler {
     /// Starts a thread for each instance and waits until all are warm. Blocks.
     pub fn start(model: LoadedModel, config: SchedulerConfig) -> Result<Self, Failure> {
         let LoadedModel { binding, plan, warmup, instances } = model;
-        config.metrics.set_instances(instances.len());
-        let queue = Arc::new(Queue::new(config, plan.queue, plan.hand_off, instances.len()));
+        let queue = Arc::new(Queue::new(config, &plan));
         let mut scheduler = Self {
             queue,
             seats: instances.iter().map(|_| Arc::default()).collect(),
             signature: binding.signature().clone(),
             accepted: LOCATIONS.to_vec(),
+            threaded: plan.placements.len(),
             threads: Mutex::new(Vec::new()),
         };
         let mut starting = Starting { plan, warmup, binding };
-        for (index, instance) in instances.into_iter().enumerate() {
+        let mut instances = instances.into_iter().enumerate();
+        let mut last = None;
+        for (index, instance) in instances.by_ref().take(starting.plan.placements.len()) {
             // One after the other: warm-up measures and compiles, and the first instance's work serves the rest.
             let started = scheduler.start_instance(index, instance, &starting).inspect_err(|_| {
                 scheduler.close();
@@ -107,9 +111,25 @@ impl Scheduler {
             starting.plan.threads = Threads::Fixed(started.warmed.threads);
             scheduler.queue.set_inline_bytes(started.warmed);
             scheduler.accepted.retain(|location| started.accepted.contains(location));
-            scheduler.signature = started.signature;
+            scheduler.signature = started.binding.signature().clone();
+            last = Some(started);
         }
+        let spare = instances.filter(|_| last.as_ref().is_some_and(|started| started.warmed.threads == 1));
+        let mut count = starting.plan.placements.len();
+        for ((index, instance), started) in spare.zip(last.iter().cycle()) {
+            scheduler.open_spare(index, instance, started);
+            count += 1;
+        }
+        scheduler.queue.metrics().set_instances(count);
         Ok(scheduler)
+    }
+
+    /// Lets submitters use a spare handle. What warmed up the instances has warmed it, too.
+    fn open_spare(&self, index: usize, mut instance: BoxedInstance, started: &Started) {
+        let Some(seat) = self.seats.get(index) else { return };
+        instance.set_threads(started.warmed.threads);
+        *lock(&seat.runner) = Some(Runner::new(Arc::clone(&self.queue), instance, started.binding.clone()));
+        self.queue.open_spare(index);
     }
 
     /// What the model takes and gives, with what the warm-up taught about the outputs.
@@ -131,7 +151,7 @@ impl Scheduler {
                 Err(failure) => return drop(report.send(Err(failure))),
             };
             let accepted = LOCATIONS.into_iter().filter(|location| instance.accepts(*location)).collect();
-            let started = Started { signature: binding.signature().clone(), warmed, accepted };
+            let started = Started { binding: binding.clone(), warmed, accepted };
             *lock(&seat.runner) = Some(Runner::new(Arc::clone(&queue), instance, binding));
             if report.send(Ok(started)).is_ok() {
                 serve(index, &queue, &seat);
@@ -209,6 +229,10 @@ impl Scheduler {
         for thread in threads {
             // A panic was reported where it happened.
             drop(thread.join());
+        }
+        for (index, seat) in self.seats.iter().enumerate().skip(self.threaded) {
+            self.queue.leave(index);
+            drop(lock(&seat.runner).take());
         }
     }
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use shuttle::{future::block_on, thread};
+use shuttle::{future::block_on, scheduler::RandomScheduler, thread};
 use torchmodel_core::{
     engine::fake::{
         FakeModel,
@@ -31,6 +31,8 @@ use torchmodel_core::{
 
 /// Orders that each test runs.
 const ORDERS: usize = 900;
+/// Stack of each thread; shuttle's own default is too small for what a start needs without optimisation.
+const STACK_BYTES: usize = 256 << 10;
 const NO_DELAYS: Delays = Delays { stage: Duration::ZERO, compute: Duration::ZERO, finish: Duration::ZERO };
 
 /// How a scheduler under test differs.
@@ -41,9 +43,17 @@ struct Shape {
     max_queue: u32,
     is_asynchronous: bool,
     is_inline: bool,
+    has_spare_handles: bool,
 }
 
-const PLAIN: Shape = Shape { instances: 1, max_batch_size: 1, max_queue: 8, is_asynchronous: false, is_inline: false };
+const PLAIN: Shape = Shape {
+    instances: 1,
+    max_batch_size: 1,
+    max_queue: 8,
+    is_asynchronous: false,
+    is_inline: false,
+    has_spare_handles: false,
+};
 
 /// Bytes of requests that are alive.
 #[derive(Clone, Default)]
@@ -87,12 +97,14 @@ impl Subject {
             FakeDevice::synchronous(NO_DELAYS)
         };
         let model = FakeModel::identity("m", DataType::Uint8, &[-1, 1]).batching(shape.max_batch_size).on(&device);
+        let model = if shape.has_spare_handles { model.cpus(4) } else { model };
         let model = model.spec(|spec| {
-            spec.instances = Some(shape.instances);
+            spec.instances = (!shape.has_spare_handles).then_some(shape.instances);
             spec.limits = Some(torchmodel_crds::LimitsSpec { max_queue: Some(shape.max_queue), request_timeout: None });
         });
         let config = model.config().unwrap();
         let mut loaded = model.load(&config).unwrap();
+        assert_eq!(loaded.plan.spare_handles > 0, shape.has_spare_handles);
         loaded.plan.threads = Threads::Fixed(1);
         let inline_below = if shape.is_inline { Duration::from_secs(3600) } else { Duration::ZERO };
         // Spinning is waiting without a lock, which shuttle cannot tell from doing nothing.
@@ -137,18 +149,19 @@ fn each_shape() -> Vec<Shape> {
         Shape { is_asynchronous: true, max_batch_size: 2, ..PLAIN },
         Shape { is_inline: true, ..PLAIN },
         Shape { is_inline: true, instances: 2, max_batch_size: 2, ..PLAIN },
+        Shape { is_inline: true, has_spare_handles: true, ..PLAIN },
     ]
 }
 
 fn explore(shape: Shape, run: fn(&Arc<Subject>)) {
-    shuttle::check_random(
-        move || {
-            let subject = Subject::start(shape);
-            run(&subject);
-            subject.end();
-        },
-        ORDERS / each_shape().len(),
-    );
+    let mut config = shuttle::Config::new();
+    config.stack_size = STACK_BYTES;
+    let scheduler = RandomScheduler::new(ORDERS / each_shape().len());
+    shuttle::Runner::new(scheduler, config).run(move || {
+        let subject = Subject::start(shape);
+        run(&subject);
+        subject.end();
+    });
 }
 
 #[test]

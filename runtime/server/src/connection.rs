@@ -31,6 +31,7 @@ use tokio::{
 
 use crate::{
     http2::{self, Handler},
+    io_threads,
     rest::{AnswerBody, RestService},
     socket::Socket,
 };
@@ -114,6 +115,7 @@ impl InFlight {
     fn new(activity: &Arc<Activity>) -> Self {
         activity.has_begun.store(true, Relaxed);
         activity.in_flight.fetch_add(1, Relaxed);
+        io_threads::began();
         Self(Arc::clone(activity))
     }
 }
@@ -121,6 +123,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Relaxed);
+        io_threads::answered();
     }
 }
 

@@ -37,7 +37,10 @@ use self::{
     waker::RoundWaker,
     window::{CONNECTION_WINDOW, STREAM_WINDOW, Window},
 };
-use crate::admission::{Admission, AdmissionError, PAUSE_TIMEOUT, Reservation};
+use crate::{
+    admission::{Admission, AdmissionError, PAUSE_TIMEOUT, Reservation},
+    io_threads,
+};
 
 /// Requests at one time on a connection.
 const MAX_STREAMS: u32 = 128;
@@ -250,6 +253,7 @@ where
         while let Poll::Ready(Some(unsent)) = self.calls.poll_next_unpin(context) {
             self.unsent.extend(unsent);
             self.watch.active = Instant::now();
+            io_threads::answered();
         }
         self.unsent.retain(|unsent| !unsent.is_over());
         self.window.apply(&mut self.h2);
@@ -280,6 +284,7 @@ where
 
     fn begin(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Answer>) {
         self.watch.has_begun = true;
+        io_threads::began();
         let head_bytes = head_bytes(request.headers()).saturating_add(request.uri().path().len());
         let call_bytes = if self.calls.len() < FREE_CALLS { 0 } else { CALL_BYTES };
         let bytes = if head_bytes <= FREE_HEAD_BYTES { call_bytes } else { call_bytes.saturating_add(head_bytes) };

@@ -3,18 +3,24 @@
 //! [`crate::serve`] starts them; each port gives a new connection to the one with the fewest. A runtime whose workers share their
 //! tasks pays for looking for work and for waking each other with every request. Invariant: a connection stays on its thread.
 
+mod spin;
+
 use std::{
     io,
+    num::NonZeroUsize,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
+    thread,
 };
 
 use tokio::{
     runtime::{Builder, Handle},
     sync::oneshot,
 };
+
+pub(crate) use self::spin::{answered, began};
 
 /// Threads for what blocks (decompression, large JSON), for each thread that serves connections.
 const MAX_BLOCKING_THREADS: usize = 4;
@@ -47,7 +53,10 @@ impl Drop for Seat {
 impl IoThreads {
     /// Starts `count` threads, at least one.
     pub(crate) fn start(count: usize) -> io::Result<Self> {
-        let threads = (0..count.max(1)).map(IoThread::start).collect::<io::Result<_>>()?;
+        // On one CPU, whoever sends the next request needs it.
+        let is_shared = thread::available_parallelism().map_or(1, NonZeroUsize::get) < 2;
+        let is_taken = Arc::new(AtomicBool::new(is_shared));
+        let threads = (0..count.max(1)).map(|index| IoThread::start(index, &is_taken)).collect::<io::Result<_>>()?;
         Ok(Self { threads })
     }
 
@@ -64,13 +73,22 @@ impl IoThreads {
 }
 
 impl IoThread {
-    fn start(index: usize) -> io::Result<Self> {
+    fn start(index: usize, is_taken: &Arc<AtomicBool>) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(MAX_BLOCKING_THREADS).build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
-        // Nobody sends: the end is that the sender is dropped.
-        let run = move || drop(runtime.block_on(stopped));
-        std::thread::Builder::new().name(format!("io-{index}")).spawn(run)?;
+        let is_taken = Arc::clone(is_taken);
+        let run = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    // Nobody sends: the end is that the sender is dropped.
+                    _ = stopped => {}
+                    () = spin::run(&is_taken) => {}
+                }
+            });
+        };
+        thread::Builder::new().name(format!("io-{index}")).spawn(run)?;
         Ok(Self { handle, connections: Arc::default(), _stop: stop })
     }
 }

@@ -119,7 +119,7 @@ fn every_default_is_a_value_afterwards() {
     let model = model("{batching: {maxBatchSize: 8}}");
     assert_eq!(model.batching, Some(Batching { max_batch_size: 8, max_delay: Duration::ZERO }));
     assert_eq!(model.warmup, Warmup { iterations: 3, batch_sizes: vec![], inputs: vec![] });
-    assert_eq!((model.max_queue, model.request_timeout, model.instances), (512, Duration::from_secs(60), 1));
+    assert_eq!((model.max_queue, model.request_timeout, model.instances), (512, Duration::from_secs(60), None));
 }
 
 #[test]

@@ -93,9 +93,9 @@ impl Program for TorchProgram {
     fn instances(self: Box<Self>, plan: &ExecutionPlan, binding: &Binding) -> Result<Vec<BoxedInstance>, Failure> {
         let Self { model, archive, devices, module, .. } = *self;
         let mut opened = Some(module);
-        let mut instances = Vec::with_capacity(plan.placements.len());
+        let mut instances = Vec::with_capacity(plan.handles().count());
         for (index, device) in devices.into_iter().enumerate() {
-            let count = plan.placements.iter().filter(|placement| **placement == index).count();
+            let count = plan.handles().filter(|handle| *handle == index).count();
             if count == 0 {
                 continue;
             }

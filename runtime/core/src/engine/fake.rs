@@ -25,6 +25,9 @@ use crate::{
     warmup::Warmup,
 };
 
+/// What a plan gives no threads of connections a handle for.
+const FEW_CPUS: usize = 2;
+
 /// What a fake model computes: the inputs that are there, in the signature's order, to its outputs.
 pub type Compute = dyn Fn(&[EngineInput]) -> Result<Vec<NamedTensor>, EngineError> + Send + Sync;
 
@@ -36,6 +39,7 @@ pub struct FakeModel {
     signature: Signature,
     spec: ModelSpec,
     instance: Arc<MakeInstance>,
+    cpus: usize,
 }
 
 struct FakeInstance {
@@ -71,7 +75,8 @@ impl FakeModel {
     #[must_use]
     pub fn new(name: &str) -> Self {
         let signature = Signature { are_outputs_known: true, ..Signature::default() };
-        Self { name: name.into(), signature, spec: ModelSpec::default(), instance: instances_of(|_| Ok(Vec::new())) }
+        let instance = instances_of(|_| Ok(Vec::new()));
+        Self { name: name.into(), signature, spec: ModelSpec::default(), instance, cpus: FEW_CPUS }
     }
 
     /// A model that gives its one input `input` back as `output`.
@@ -113,6 +118,12 @@ impl FakeModel {
         self.signature.inputs.iter_mut().for_each(|input| input.is_batched = true);
         self.spec.batching = Some(BatchingSpec { max_batch_size, max_delay: None });
         self
+    }
+
+    /// Plans for a machine of so many processors, whatever this one has.
+    #[must_use]
+    pub fn cpus(self, cpus: usize) -> Self {
+        Self { cpus, ..self }
     }
 
     /// Sets the rest of the configuration.
@@ -161,8 +172,8 @@ impl FakeModel {
             mutates_inputs: false,
         };
         let interface = Interface { methods: vec![method.clone()] };
-        let plan = ExecutionPlan::of(&interface, config, &Machine::with_devices(vec![DeviceKind::Cpu]))?;
-        let instances: Vec<BoxedInstance> = plan.placements.iter().map(|_| (self.instance)()).collect();
+        let plan = ExecutionPlan::of(&interface, config, &Machine { cpus: self.cpus, devices: vec![DeviceKind::Cpu] })?;
+        let instances: Vec<BoxedInstance> = plan.handles().map(|_| (self.instance)()).collect();
         let binding = Binding::of_signature(method, self.signature);
         Ok(LoadedModel { binding, plan, warmup: Warmup::default(), instances })
     }

@@ -19,7 +19,7 @@ use crate::{
     batcher::{Ahead, Batcher, BatcherConfig, Next, Waiting},
     inference::InferError,
     metrics::ModelMetrics,
-    plan::HandOff,
+    plan::{ExecutionPlan, HandOff},
     sync::{
         Condvar, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -44,6 +44,8 @@ enum Activity {
     Waking,
     /// It has ended, or waits for its seat to be released to end.
     Gone,
+    /// There is none: only submitters use the instance.
+    None,
 }
 
 /// One instance, as the queue sees it.
@@ -92,20 +94,21 @@ pub struct Queue {
 }
 
 impl Queue {
-    pub fn new(config: SchedulerConfig, limits: BatcherConfig, hand_off: HandOff, seats: usize) -> Self {
-        let seat = || SeatState { activity: Activity::Running, is_claimed: false };
-        let state = State {
-            batcher: Batcher::new(limits),
-            seats: (0..seats).map(|_| seat()).collect(),
-            has_spinner: false,
-            is_closed: false,
-        };
+    /// With a seat for each handle of the plan; those of the spare ones are nobody's before [`Self::open_spare`].
+    pub fn new(config: SchedulerConfig, plan: &ExecutionPlan) -> Self {
+        let (limits, hand_off) = (plan.queue, plan.hand_off);
+        let seat = |activity| SeatState { activity, is_claimed: false };
+        let threads = std::iter::repeat_n(Activity::Running, plan.placements.len());
+        let spare = std::iter::repeat_n(Activity::Gone, plan.spare_handles);
+        let seats: Vec<_> = threads.chain(spare).map(seat).collect();
+        let wakes = seats.iter().map(|_| Condvar::new()).collect();
+        let state = State { batcher: Batcher::new(limits), seats, has_spinner: false, is_closed: false };
         Self {
             config,
             limits,
             hand_off,
             state: Mutex::new(state),
-            wakes: (0..seats).map(|_| Condvar::new()).collect(),
+            wakes,
             arrivals: AtomicUsize::new(0),
             inline_bytes: AtomicUsize::new(0),
             is_single_threaded: AtomicBool::new(false),
@@ -161,9 +164,15 @@ impl Queue {
             return None;
         }
         let is_free = |seat: &SeatState| !seat.is_claimed && seat.is_idle();
-        let index = state.seats.iter().position(is_free)?;
+        // The spare ones first: an instance with a thread serves those who wait, too.
+        let index = state.seats.iter().rposition(is_free)?;
         state.seats.get_mut(index)?.is_claimed = true;
         Some(index)
+    }
+
+    /// From now on submitters may use the spare handle at `index`.
+    pub fn open_spare(&self, index: usize) {
+        lock(&self.state).set(index, Activity::None);
     }
 
     /// Gives back a seat that was claimed.
@@ -305,7 +314,8 @@ impl Queue {
         self.wakes.iter().for_each(Condvar::notify_one);
     }
 
-    /// The thread of the instance at `index` ends. After the last, nobody is left to answer what waits.
+    /// The thread of the instance at `index` ends, or the spare handle there is taken down, once nobody uses it. After the last
+    /// thread, nobody is left to answer what waits.
     pub fn leave(&self, index: usize) {
         let mut state = lock(&self.state);
         state.set(index, Activity::Gone);
@@ -314,7 +324,7 @@ impl Queue {
         }
         let mut left = Vec::new();
         let mut woken = None;
-        if state.seats.iter().all(|seat| seat.activity == Activity::Gone) {
+        if state.seats.iter().all(|seat| matches!(seat.activity, Activity::Gone | Activity::None)) {
             state.is_closed = true;
             left = state.batcher.take_all();
         } else if !state.batcher.is_empty() {
@@ -393,7 +403,7 @@ impl Queue {
 impl SeatState {
     /// Whether its thread neither runs a batch nor has ended.
     fn is_idle(&self) -> bool {
-        matches!(self.activity, Activity::Spinning | Activity::Parked | Activity::Waking)
+        matches!(self.activity, Activity::Spinning | Activity::Parked | Activity::Waking | Activity::None)
     }
 }
 

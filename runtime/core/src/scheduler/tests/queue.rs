@@ -172,6 +172,43 @@ fn requests_that_arrive_while_one_runs_on_its_submitters_thread_wait_for_the_ins
 }
 
 #[test]
+fn quick_requests_of_several_threads_run_at_one_time_where_the_plan_has_handles_for_that() {
+    let gate = Gate::default();
+    let (held, entered) = (gate.clone(), Arc::new(AtomicUsize::new(0)));
+    let _opens = Opens(gate.clone());
+    let seen = Arc::clone(&entered);
+    let model = FakeModel::identity("m", DataType::Uint8, &[-1, 1]).cpus(4).compute(move |inputs| {
+        let tensor = join(&inputs[0])?;
+        if tensor.data()[0] == 202 {
+            seen.fetch_add(1, Ordering::SeqCst);
+            held.pass();
+        }
+        Ok(vec![NamedTensor { name: String::new(), tensor }])
+    });
+    let started = Started::planned(model, |plan| {
+        assert_eq!((plan.placements.len(), plan.spare_handles), (1, 2));
+        plan.threads = Threads::Fixed(1);
+        plan.hand_off.inline_below = Duration::from_secs(60);
+    });
+    assert_eq!(value(wait(started.submit(1))), Ok(1));
+    started.await_idle();
+    thread::scope(|scope| {
+        let running: Vec<_> = (0..3).map(|_| scope.spawn(|| value(wait(started.submit(202))))).collect();
+        while entered.load(Ordering::SeqCst) < 3 {
+            thread::yield_now();
+        }
+        let fourth = started.submit(4);
+        assert_eq!(started.scheduler.queue.depth(), 1, "every handle is in use");
+        gate.open();
+        assert_eq!(value(wait(fourth)), Ok(4));
+        running.into_iter().for_each(|running| assert_eq!(running.join().unwrap(), Ok(202)));
+    });
+    started.scheduler.close();
+    started.scheduler.join();
+    assert!(matches!(started.try_submit(row(1), None), Err(InferError::NotReady(_))));
+}
+
+#[test]
 fn a_slow_run_takes_its_size_off_the_submitting_thread() {
     let threads = Arc::default();
     let started = inline(&threads, &Gate::default());
