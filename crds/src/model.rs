@@ -119,7 +119,9 @@ pub struct ModelSpec {
     /// Dynamic batching. Left out: each request runs alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batching: Option<BatchingSpec>,
-    /// Copies of the model that run at the same time on each device, at most 64. Default: 1. A stateful model always has one.
+    /// Copies of the model that run at the same time on each device, at most 64. Default: 1, and on a CPU with four or more processors
+    /// as many more as there are threads for connections, for requests that take less than 200 µs and are not batched. A stateful
+    /// model always has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "kubernetes", schemars(range(min = 1, max = 64)))]
     pub instances: Option<u32>,

@@ -57,6 +57,14 @@ pub struct InferRequest {
     pub deadline: Option<Instant>,
 }
 
+impl InferRequest {
+    /// Bytes of the inputs' data.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        self.inputs.iter().map(|input| input.tensor.content().size_bytes()).sum()
+    }
+}
+
 /// The answer to an [`InferRequest`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct InferResponse {

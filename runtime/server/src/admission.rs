@@ -116,7 +116,13 @@ impl Admission {
     /// Reserves `bytes`, or nothing. An empty reservation is always given.
     pub fn reserve(&self, bytes: usize) -> Result<Reservation, AdmissionError> {
         self.hold(bytes)?;
-        Ok(Reservation { admission: self.clone(), bytes })
+        Ok(Reservation { admission: self.clone(), bytes, beside: 0 })
+    }
+
+    /// An empty reservation for more of a request that holds `beside` bytes already, as far as it still holds them.
+    #[must_use]
+    pub fn reserve_beside(&self, beside: usize) -> Reservation {
+        Reservation { admission: self.clone(), bytes: 0, beside }
     }
 
     /// Reserves `bytes` and takes a slab for them. Frozen with its reservation, the slab holds it until its last slice is gone.
@@ -172,6 +178,8 @@ const fn copy_index(protocol: Protocol, direction: Direction) -> usize {
 pub struct Reservation {
     admission: Admission,
     bytes: usize,
+    /// What the same request may hold besides: in reservations that were split off this one, or that it was made beside.
+    beside: usize,
 }
 
 impl fmt::Debug for Reservation {
@@ -202,8 +210,8 @@ impl Reservation {
 
     /// Holds so many of `more` bytes that a request that is alone is not refused for what is made of it: its body was admitted.
     pub fn grow_within(&mut self, more: usize) -> Result<(), AdmissionError> {
-        let own = self.admission.maximum().saturating_sub(self.bytes);
-        self.grow(more.min(own))
+        let left = self.admission.maximum().saturating_sub(self.bytes).saturating_sub(self.beside);
+        self.grow(more.min(left))
     }
 
     /// Takes `bytes` out into a reservation of their own; at most all.
@@ -211,12 +219,15 @@ impl Reservation {
     pub fn split(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);
         self.bytes = self.bytes.saturating_sub(bytes);
-        Self { admission: self.admission.clone(), bytes }
+        self.beside = self.beside.saturating_add(bytes);
+        Self { admission: self.admission.clone(), bytes, beside: 0 }
     }
 
     /// Releases all but `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
+        let beside = self.beside;
         drop(self.split(self.bytes.saturating_sub(bytes)));
+        self.beside = beside;
     }
 }
 
@@ -309,6 +320,22 @@ mod tests {
         let _other = admission.reserve(10).unwrap();
         assert!(alone.grow_within(500).is_err());
         assert_eq!(admission.held(), 60);
+    }
+
+    #[test]
+    fn what_a_lone_request_holds_besides_does_not_refuse_its_answer() {
+        let admission = Admission::new(100);
+        let mut request = admission.reserve(60).unwrap();
+        let tensor = request.split(60);
+        let mut answer = admission.reserve_beside(60);
+        answer.grow_within(80).unwrap();
+        let first = answer.split(30);
+        answer.grow_within(30).unwrap();
+        assert_eq!((first.bytes(), answer.bytes(), admission.held()), (30, 10, 100));
+        drop(tensor);
+        let _other = admission.reserve(60).unwrap();
+        let mut answer = admission.reserve_beside(0);
+        assert!(answer.grow_within(60).is_err(), "it is not alone");
     }
 
     #[test]

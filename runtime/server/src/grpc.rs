@@ -25,7 +25,6 @@ use tonic::{Response, Status, codec::CompressionEncoding, service::Routes};
 use tonic_health::pb::health_server::HealthServer;
 use torchmodel_core::{
     inference::InferError,
-    metrics::Metrics,
     model_key::{ModelName, ModelVersion},
     repository::VersionState,
     service::InferenceService,
@@ -43,14 +42,15 @@ use self::{
     status::status_of,
 };
 use crate::{
+    Serving,
     admission::{Admission, AdmissionError},
+    compression::Compressor,
     http2::{
         Handler,
         answer::{Answer, Unsent},
         router::route,
         window::Window,
     },
-    protocol::Limits,
 };
 
 /// The messages and stubs generated from `proto/inference.proto`.
@@ -82,10 +82,11 @@ pub(crate) struct GrpcHandler {
 }
 
 impl GrpcHandler {
-    /// Answers from `service`.
-    pub(crate) fn new(service: InferenceService, metrics: Metrics, limits: Limits, admission: Admission) -> Self {
+    /// Answers from what is served.
+    pub(crate) fn new(serving: &Serving, compressor: Compressor) -> Self {
+        let Serving { service, metrics, limits, admission, .. } = serving.clone();
         let router = routes(service.clone()).prepare().into_axum_router();
-        Self { infer: Infer { service, metrics, limits, admission }, router }
+        Self { infer: Infer { service, metrics, limits, admission, compressor }, router }
     }
 }
 

@@ -104,7 +104,7 @@ mod tests {
         let open = || threads.threads.iter().map(|thread| thread.connections.load(Relaxed)).collect::<Vec<_>>();
         assert_eq!(open().iter().sum::<usize>(), 3);
         assert!(open().iter().all(|open| *open >= 1));
-        let name = seats[0].handle.spawn(async { std::thread::current().name().map(str::to_owned) }).await.unwrap();
+        let name = seats[0].handle.spawn(async { thread::current().name().map(str::to_owned) }).await.unwrap();
         assert!(name.unwrap().starts_with("io-"));
         drop(seats);
         assert_eq!(open(), [0, 0]);

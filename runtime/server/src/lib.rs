@@ -5,12 +5,16 @@
 //! time to refuse.
 
 pub mod admission;
+mod blocking;
+mod compression;
 mod connection;
 pub mod grpc;
 mod http2;
 mod io_threads;
 mod port;
 pub mod protocol;
+mod request_count;
+mod reserved;
 pub mod rest;
 mod socket;
 
@@ -25,6 +29,7 @@ use tokio::{
 use torchmodel_core::{metrics::Metrics, service::InferenceService};
 
 use self::{
+    compression::Compressor,
     connection::Port,
     grpc::GrpcHandler,
     io_threads::IoThreads,
@@ -84,14 +89,14 @@ pub fn connections_within(open_files: u64) -> usize {
 /// Serves until `shutdown` completes; then accepts nothing more, answers what is in flight for at most the drain timeout, and
 /// closes the metrics port last. Returns whether everything in flight was answered.
 pub async fn serve(listeners: Listeners, serving: Serving, shutdown: impl Future<Output = ()>) -> bool {
-    let rest = RestService::new(Routes::Inference, &serving);
-    let admin = RestService::new(Routes::Admin, &serving);
-    let Serving { service, metrics, limits, admission, max_connections, io_threads, drain_timeout } = serving;
+    let compressor = Compressor::new();
+    let rest = RestService::new(Routes::Inference, &serving, compressor.clone());
+    let admin = RestService::new(Routes::Admin, &serving, compressor.clone());
+    let grpc = Port { handler: Arc::new(GrpcHandler::new(&serving, compressor)), rest: None };
+    let Serving { admission, max_connections, io_threads, drain_timeout, .. } = serving;
     let (stop, stopped) = watch::channel(false);
     let admin = AdminThread::start(listeners.admin, rest_port(admin), max_connections);
     let rest = rest_port(rest);
-    let handler = Arc::new(GrpcHandler::new(service, metrics, limits, admission.clone()));
-    let grpc = Port { handler, rest: None };
     let threads = IoThreads::start(io_threads).inspect_err(|error| {
         tracing::error!(%error, "no threads for connections could be started: they share one");
     });

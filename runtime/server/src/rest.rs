@@ -20,7 +20,6 @@ mod number;
 pub mod offline;
 mod path;
 mod repository;
-mod reserved;
 mod text;
 
 use std::sync::Arc;
@@ -41,11 +40,11 @@ pub(crate) use self::answer::AnswerBody;
 use self::{
     answer::Answer,
     body::RequestBody,
-    compression::{Compressor, Wish},
+    compression::{AnswerCompressor, Wish},
     error::RestError,
     path::{Route, Target},
 };
-use crate::{Serving, admission::Admission, protocol::Limits};
+use crate::{Serving, admission::Admission, compression::Compressor, protocol::Limits};
 
 /// What the handlers share.
 struct App {
@@ -53,7 +52,7 @@ struct App {
     metrics: Metrics,
     admission: Admission,
     limits: Limits,
-    compressor: Compressor,
+    answers: AnswerCompressor,
 }
 
 /// What answers the requests of one port; cheap to clone.
@@ -74,10 +73,11 @@ pub(crate) enum Routes {
 
 impl RestService {
     /// Serves `routes`.
-    pub(crate) fn new(routes: Routes, serving: &Serving) -> Self {
+    pub(crate) fn new(routes: Routes, serving: &Serving, compressor: Compressor) -> Self {
         let Serving { service, metrics, limits, admission, .. } = serving.clone();
-        let compressor = Compressor::new(admission.clone(), limits.are_tensors_compressed);
-        Self { app: Arc::new(App { service, metrics, admission, limits, compressor }), routes }
+        let are_tensors_compressed = limits.are_tensors_compressed;
+        let answers = AnswerCompressor { admission: admission.clone(), compressor, are_tensors_compressed };
+        Self { app: Arc::new(App { service, metrics, admission, limits, answers }), routes }
     }
 
     /// Answers one request.
@@ -88,7 +88,7 @@ impl RestService {
         let is_closing = request.version() <= http::Version::HTTP_11;
         let answer = self.route(request).await;
         let has_tensors = answer.is_inference;
-        let mut response = app.compressor.finish(answer, wish).await;
+        let mut response = app.answers.finish(answer, wish).await;
         if has_tensors {
             response.body_mut().time(app.metrics.send_timer(Protocol::Rest));
         }

@@ -118,7 +118,7 @@ pub const TABLE: &[Metric] = &[
     histogram("torchmodel_batch_requests", "Requests joined into one execution.", |m| &m.batch_requests),
     gauge("torchmodel_queue_depth", "Requests that wait for an instance.", |m| m.queue_depth.get()),
     gauge("torchmodel_inflight_requests", "Requests taken and not yet answered.", |m| m.inflight.get()),
-    gauge("torchmodel_instances", "Instances of the model.", |m| m.instances.get()),
+    gauge("torchmodel_instances", "Executions of the model that can run at one time.", |m| m.instances.get()),
     Metric {
         name: "torchmodel_instance_busy_seconds_total",
         help: "Time that instances spent in executions; its rate divided by torchmodel_instances is the busy fraction.",

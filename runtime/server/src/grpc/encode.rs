@@ -9,10 +9,6 @@ use std::{
 };
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use flate2::{
-    Compression,
-    write::{GzEncoder, ZlibEncoder},
-};
 use prost::{
     Message as _,
     encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
@@ -24,17 +20,11 @@ use torchmodel_core::{
     tensor::{DataType, DataTypeExt},
 };
 
-use super::{
-    encoding::Encoding,
-    proto::{
-        InferParameter, ModelInferResponse, ModelMetadataResponse, ServerMetadataResponse,
-        infer_parameter::ParameterChoice, model_infer_response::InferOutputTensor,
-        model_metadata_response::TensorMetadata,
-    },
+use super::proto::{
+    InferParameter, ModelInferResponse, ModelMetadataResponse, ServerMetadataResponse,
+    infer_parameter::ParameterChoice, model_infer_response::InferOutputTensor, model_metadata_response::TensorMetadata,
 };
-
-/// Answers below this are never compressed.
-pub(super) const MIN_COMPRESSED_BYTES: usize = 1 << 10;
+use crate::compression::Encoding;
 
 /// `raw_output_contents`.
 const RAW_TAG: u32 = 6;
@@ -109,37 +99,19 @@ impl Encoded {
     }
 
     /// The same message, compressed. Takes a while: not on a thread that serves connections.
-    pub(super) fn compress(self, encoding: Encoding) -> Self {
-        let prefix = vec![0; PREFIX_BYTES];
-        let compressed = match encoding {
-            Encoding::Identity => return self,
-            Encoding::Gzip => {
-                let mut encoder = GzEncoder::new(prefix, Compression::fast());
-                self.write_message(&mut encoder).and_then(|()| encoder.finish())
-            }
-            Encoding::Deflate => {
-                let mut encoder = ZlibEncoder::new(prefix, Compression::fast());
-                self.write_message(&mut encoder).and_then(|()| encoder.finish())
-            }
-        };
-        // Whatever may go wrong, the message goes as it is: its flag says so.
-        let Ok(mut bytes) = compressed else { return self };
-        let Ok(length) = u32::try_from(bytes.len().saturating_sub(PREFIX_BYTES)) else { return self };
+    pub(super) fn compress(&self, encoding: Encoding) -> io::Result<Vec<u8>> {
+        // The first piece begins with the prefix.
+        let message = self.pieces.iter().enumerate().map(|(index, piece)| {
+            let start = if index == 0 { PREFIX_BYTES } else { 0 };
+            piece.get(start..).unwrap_or_default()
+        });
+        let mut bytes = encoding.compress(message, vec![0; PREFIX_BYTES])?;
+        let length = u32::try_from(bytes.len().saturating_sub(PREFIX_BYTES)).map_err(io::Error::other)?;
         let [a, b, c, d] = length.to_be_bytes();
         for (place, byte) in bytes.iter_mut().zip([1, a, b, c, d]) {
             *place = byte;
         }
-        Self { pieces: [bytes.into()].into() }
-    }
-
-    /// Writes all but the prefix.
-    fn write_message(&self, out: &mut impl io::Write) -> io::Result<()> {
-        let mut skipped = PREFIX_BYTES;
-        for piece in &self.pieces {
-            out.write_all(piece.get(skipped..).unwrap_or_default())?;
-            skipped = skipped.saturating_sub(piece.len());
-        }
-        out.flush()
+        Ok(bytes)
     }
 }
 
@@ -217,8 +189,8 @@ mod tests {
         }
     }
 
-    fn message_of(pieces: &VecDeque<Bytes>) -> (u8, Vec<u8>) {
-        let all: Vec<u8> = pieces.iter().flatten().copied().collect();
+    fn message_of<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> (u8, Vec<u8>) {
+        let all: Vec<u8> = bytes.into_iter().copied().collect();
         let (prefix, message) = all.split_at(PREFIX_BYTES);
         assert_eq!(u32::from_be_bytes(prefix[1..].try_into().unwrap()) as usize, message.len());
         (prefix[0], message.to_vec())
@@ -233,7 +205,7 @@ mod tests {
             for (pointer, size) in data.iter().zip(sizes).filter(|(_, size)| **size > 0) {
                 assert!(encoded.pieces.iter().any(|piece| piece.as_ptr() == *pointer && piece.len() == *size));
             }
-            let (flag, message) = message_of(&encoded.pieces);
+            let (flag, message) = message_of(encoded.pieces.iter().flatten());
             let message = ModelInferResponse::decode(message.as_slice()).unwrap();
             let lengths: Vec<_> = message.raw_output_contents.iter().map(Bytes::len).collect();
             assert_eq!((flag, lengths.as_slice(), message.outputs.len()), (0, sizes, sizes.len()));
@@ -243,12 +215,12 @@ mod tests {
 
     #[test]
     fn a_compressed_message_is_the_same_one() {
-        let plain = message_of(&encode(response(&[5000, 3])).unwrap().pieces).1;
-        let (flag, gzip) = message_of(&encode(response(&[5000, 3])).unwrap().compress(Encoding::Gzip).pieces);
+        let plain = message_of(encode(response(&[5000, 3])).unwrap().pieces.iter().flatten()).1;
+        let (flag, gzip) = message_of(&encode(response(&[5000, 3])).unwrap().compress(Encoding::Gzip).unwrap());
         let mut inflated = Vec::new();
         GzDecoder::new(gzip.as_slice()).read_to_end(&mut inflated).unwrap();
         assert_eq!((flag, &inflated), (1, &plain));
-        let (_, zlib) = message_of(&encode(response(&[5000, 3])).unwrap().compress(Encoding::Deflate).pieces);
+        let (_, zlib) = message_of(&encode(response(&[5000, 3])).unwrap().compress(Encoding::Deflate).unwrap());
         inflated.clear();
         ZlibDecoder::new(zlib.as_slice()).read_to_end(&mut inflated).unwrap();
         assert_eq!(inflated, plain);

@@ -7,44 +7,28 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
+use crate::compression::Encoding;
+
 /// The compressions that are served, as `grpc-accept-encoding` names them.
 pub(super) const ACCEPTED: &str = "identity,gzip,deflate";
 
-/// A compression of messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Encoding {
-    /// None.
-    Identity,
-    /// gzip.
-    Gzip,
-    /// The zlib format.
-    Deflate,
-}
-
-impl Encoding {
-    /// The name in headers.
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Identity => "identity",
-            Self::Gzip => "gzip",
-            Self::Deflate => "deflate",
+/// The encoding of a request's message, `None` for none; or the name of one that is not served.
+pub(super) fn encoding_of(headers: &HeaderMap) -> Result<Option<Encoding>, String> {
+    let Some(value) = headers.get("grpc-encoding") else { return Ok(None) };
+    match value.to_str().unwrap_or("?").trim() {
+        "identity" => Ok(None),
+        text => {
+            let known = [Encoding::Gzip, Encoding::Deflate];
+            known.into_iter().find(|encoding| encoding.as_str() == text).map(Some).ok_or_else(|| text.to_owned())
         }
     }
+}
 
-    /// The encoding of a request's message, or the name of one that is not served.
-    pub(super) fn of_request(headers: &HeaderMap) -> Result<Self, String> {
-        let Some(value) = headers.get("grpc-encoding") else { return Ok(Self::Identity) };
-        let text = value.to_str().unwrap_or("?").trim();
-        let known = [Self::Identity, Self::Gzip, Self::Deflate];
-        known.into_iter().find(|encoding| encoding.as_str() == text).ok_or_else(|| text.to_owned())
-    }
-
-    /// The encoding for the answer to a request in this encoding: the same, if the client reads it.
-    pub(super) fn for_answer(self, headers: &HeaderMap) -> Self {
-        let values = headers.get_all("grpc-accept-encoding").iter().filter_map(|value| value.to_str().ok());
-        let is_accepted = values.flat_map(|value| value.split(',')).any(|name| name.trim() == self.as_str());
-        if is_accepted { self } else { Self::Identity }
-    }
+/// The encoding for the answer to a request in `encoding`: the same, if the client reads it.
+pub(super) fn encoding_for_answer(encoding: Option<Encoding>, headers: &HeaderMap) -> Option<Encoding> {
+    let values = headers.get_all("grpc-accept-encoding").iter().filter_map(|value| value.to_str().ok());
+    let mut names = values.flat_map(|value| value.split(',')).map(str::trim);
+    encoding.filter(|encoding| names.any(|name| name == encoding.as_str()))
 }
 
 /// Reads a `grpc-timeout`: at most eight digits and a unit. A malformed one is ignored, as gRPC servers do.
@@ -83,21 +67,21 @@ mod tests {
     fn an_answer_is_compressed_only_as_its_request_was() {
         let all = "identity, deflate, gzip";
         let table = [
-            (None, Some(all), Encoding::Identity),
-            (Some("identity"), Some(all), Encoding::Identity),
-            (Some("gzip"), Some(all), Encoding::Gzip),
-            (Some("deflate"), Some(all), Encoding::Deflate),
-            (Some("gzip"), Some("deflate"), Encoding::Identity),
-            (Some("gzip"), None, Encoding::Identity),
+            (None, Some(all), None),
+            (Some("identity"), Some(all), None),
+            (Some("gzip"), Some(all), Some(Encoding::Gzip)),
+            (Some("deflate"), Some(all), Some(Encoding::Deflate)),
+            (Some("gzip"), Some("deflate"), None),
+            (Some("gzip"), None, None),
         ];
         for (sent, accepted, expected) in table {
             let sent = sent.map(|value| ("grpc-encoding", value));
             let accepted = accepted.map(|value| ("grpc-accept-encoding", value));
             let headers = headers(&sent.into_iter().chain(accepted).collect::<Vec<_>>());
-            let encoding = Encoding::of_request(&headers).unwrap();
-            assert_eq!(encoding.for_answer(&headers), expected, "{headers:?}");
+            let encoding = encoding_of(&headers).unwrap();
+            assert_eq!(encoding_for_answer(encoding, &headers), expected, "{headers:?}");
         }
-        assert_eq!(Encoding::of_request(&headers(&[("grpc-encoding", "snappy")])), Err("snappy".into()));
+        assert_eq!(encoding_of(&headers(&[("grpc-encoding", "snappy")])), Err("snappy".into()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Called by the connection for each such call. Invariants: payload bytes are copied once on the way in and not at all on the way
 //! out; every call is counted once, also when its client leaves; a client's fault is never INTERNAL or UNKNOWN.
 
-use std::{future::poll_fn, task::Poll, time::Instant};
+use std::{collections::VecDeque, future::poll_fn, task::Poll, time::Instant};
 
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
@@ -21,8 +21,8 @@ use torchmodel_core::{
 use super::{
     bounds,
     decode::{self, Decoding},
-    encode::{self, Encoded},
-    encoding::{ACCEPTED, Encoding, timeout_of},
+    encode,
+    encoding::{ACCEPTED, encoding_for_answer, encoding_of, timeout_of},
     message::{Message, MessageReader},
     proto::ModelInferRequest,
     status::status_of,
@@ -30,11 +30,14 @@ use super::{
 };
 use crate::{
     admission::{Admission, AdmissionError, Direction, ProgressTimer, Reservation},
+    blocking::off_thread,
+    compression::{Compressor, Encoding, MIN_BYTES},
     http2::{
         answer::{Answer, Unsent, send_bytes, send_whole},
         window::{Expected, Window},
     },
     protocol::{Limits, deadline_after},
+    request_count::RequestCount,
 };
 
 /// The path of the call.
@@ -52,6 +55,7 @@ pub(super) struct Infer {
     pub(super) metrics: Metrics,
     pub(super) limits: Limits,
     pub(super) admission: Admission,
+    pub(super) compressor: Compressor,
 }
 
 /// Why a call is not answered with outputs, and the metrics' word for it.
@@ -89,12 +93,20 @@ impl From<AdmissionError> for Refusal {
     }
 }
 
+/// The answer to a call: pieces that are sent as they are.
+struct Outputs {
+    pieces: VecDeque<Bytes>,
+    encoding: Option<Encoding>,
+    /// What is reserved for the pieces, where they do not hold it themselves.
+    reservation: Option<Reservation>,
+}
+
 /// What a call's headers say.
 struct CallHead {
     arrival: Instant,
     deadline: Option<Instant>,
-    encoding: Encoding,
-    answer_encoding: Encoding,
+    encoding: Option<Encoding>,
+    answer_encoding: Option<Encoding>,
 }
 
 impl CallHead {
@@ -117,29 +129,15 @@ impl CallHead {
         if !is_grpc {
             return Err(plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, header::ACCEPT, "application/grpc"));
         }
-        let encoding = Encoding::of_request(&parts.headers).map_err(|name| {
+        let encoding = encoding_of(&parts.headers).map_err(|name| {
             let text = format!("grpc-encoding '{name}' is not supported, use one of {ACCEPTED}");
             let mut response = Status::unimplemented(text).into_http::<Bytes>();
             response.headers_mut().insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED));
             Box::new(response)
         })?;
         let deadline = timeout_of(&parts.headers).and_then(|timeout| deadline_after(arrival, timeout));
-        let answer_encoding = encoding.for_answer(&parts.headers);
+        let answer_encoding = encoding_for_answer(encoding, &parts.headers);
         Ok(Self { arrival, deadline, encoding, answer_encoding })
-    }
-}
-
-/// Counts one call when it is dropped, which is also what happens when the client leaves.
-struct Count<'a> {
-    metrics: &'a Metrics,
-    start: Instant,
-    model: Option<ModelName>,
-    outcome: Outcome,
-}
-
-impl Drop for Count<'_> {
-    fn drop(&mut self) {
-        self.metrics.record_response(Protocol::Grpc, self.model.as_ref(), self.outcome, self.start.elapsed());
     }
 }
 
@@ -152,8 +150,7 @@ impl Infer {
         window: Window,
     ) -> Option<Unsent> {
         let (parts, stream) = request.into_parts();
-        let start = Instant::now();
-        let mut count = Count { metrics: &self.metrics, start, model: None, outcome: Outcome::Canceled };
+        let mut count = RequestCount::new(&self.metrics, Protocol::Grpc);
         let head = match CallHead::read(&parts) {
             Ok(head) => head,
             Err(response) => {
@@ -163,9 +160,8 @@ impl Infer {
         };
         // A head may be large, and waits for nothing.
         drop(parts);
-        let encoding = head.answer_encoding;
         let result = {
-            let mut answer = std::pin::pin!(self.answer(stream, head, window, &mut count.model));
+            let mut answer = std::pin::pin!(self.answer(stream, head, window, &mut count));
             let result = poll_fn(|context| {
                 if respond.poll_reset(context).is_ready() {
                     return Poll::Ready(None);
@@ -175,10 +171,10 @@ impl Infer {
             result.await?
         };
         match result {
-            Ok((encoded, reservation)) => {
+            Ok(Outputs { pieces, encoding, reservation }) => {
                 count.outcome = Outcome::Ok;
                 let timer = self.metrics.send_timer(Protocol::Grpc);
-                let answer = Answer::new(encoded.into_pieces(), Some(reservation)).timed(Some(timer));
+                let answer = Answer::new(pieces, reservation).timed(Some(timer));
                 send_outputs(&mut respond, answer, encoding)
             }
             Err(refusal) => {
@@ -193,11 +189,11 @@ impl Infer {
         stream: RecvStream,
         head: CallHead,
         window: Window,
-        model: &mut Option<ModelName>,
-    ) -> Result<(Encoded, Reservation), Refusal> {
+        count: &mut RequestCount<'_>,
+    ) -> Result<Outputs, Refusal> {
         let reader = MessageReader::new(self.admission.clone(), self.limits.max_request_bytes, head.encoding);
         let message = receive(stream, reader, &window).await?;
-        self.metrics.record_receive(Protocol::Grpc, head.arrival.elapsed());
+        count.received();
         let walked = match message {
             Message::Plain(walked) => walked,
             Message::Compressed(compressed) => off_thread(move || compressed.inflate()).await??,
@@ -207,16 +203,20 @@ impl Infer {
         let is_large = walked.rest.len() > INLINE_BYTES;
         let decode = move || decode(walked, &Decoding { arrival, deadline, limits });
         let (named, request) = if is_large { off_thread(decode).await? } else { decode() };
-        *model = named;
-        let response = self.service.infer(request?).await?;
-        let encoded = encode::encode(response)?;
-        // A lone answer is never refused.
-        let reservation = self.admission.reserve(encoded.bytes().min(self.admission.maximum()))?;
-        if head.answer_encoding == Encoding::Identity || encoded.bytes() < encode::MIN_COMPRESSED_BYTES {
-            return Ok((encoded, reservation));
-        }
-        let encoding = head.answer_encoding;
-        Ok((off_thread(move || encoded.compress(encoding)).await?, reservation))
+        count.model = named;
+        let request = request?;
+        let mut reservation = self.admission.reserve_beside(request.size_bytes());
+        let encoded = encode::encode(self.service.infer(request).await?)?;
+        let bytes = encoded.bytes();
+        reservation.grow_within(bytes)?;
+        let Some(encoding) = head.answer_encoding.filter(|_| bytes >= MIN_BYTES) else {
+            return Ok(Outputs { pieces: encoded.into_pieces(), encoding: None, reservation: Some(reservation) });
+        };
+        // Both are there while one is made of the other.
+        let mut compressed = self.admission.reserve_beside(bytes);
+        compressed.grow_within(bytes)?;
+        let compressed = self.compressor.run(compressed, move || encoded.compress(encoding)).await?;
+        Ok(Outputs { pieces: [compressed].into(), encoding: Some(encoding), reservation: None })
     }
 }
 
@@ -273,22 +273,16 @@ async fn receive(mut stream: RecvStream, mut reader: MessageReader, window: &Win
     Ok(reader.finish()?)
 }
 
-fn send_outputs(respond: &mut SendResponse<Answer>, answer: Answer, encoding: Encoding) -> Option<Unsent> {
+fn send_outputs(respond: &mut SendResponse<Answer>, answer: Answer, encoding: Option<Encoding>) -> Option<Unsent> {
     let mut head = Response::new(());
     let headers = head.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    if encoding != Encoding::Identity {
+    if let Some(encoding) = encoding {
         headers.insert(GRPC_ENCODING, HeaderValue::from_static(encoding.as_str()));
     }
     let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
     send_whole(respond, head, answer, Some(trailers))
-}
-
-/// Runs what takes long on a thread that may block.
-async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
-    let result = tokio::task::spawn_blocking(work).await;
-    result.map_err(|_| InferError::Internal("the request could not be processed".into()).into())
 }
 
 /// The answer to a call for which there is no memory.

@@ -8,11 +8,11 @@ use std::io::Read;
 use flate2::bufread::{GzDecoder, ZlibDecoder};
 use torchmodel_core::slab::SlabMut;
 
-use super::{
-    encoding::Encoding,
-    walker::{WalkError, Walked, Walker},
+use super::walker::{WalkError, Walked, Walker};
+use crate::{
+    admission::{Admission, Reservation},
+    compression::Encoding,
 };
-use crate::admission::{Admission, Reservation};
 
 /// The flag and the length before each message.
 const PREFIX_BYTES: usize = 5;
@@ -24,7 +24,7 @@ const STEP_BYTES: usize = 16 << 10;
 pub(super) struct MessageReader {
     admission: Admission,
     max_bytes: usize,
-    encoding: Encoding,
+    encoding: Option<Encoding>,
     prefix: [u8; PREFIX_BYTES],
     prefix_length: usize,
     body: Body,
@@ -35,7 +35,7 @@ enum Body {
     /// Its prefix has not come yet.
     Unknown,
     Plain(Box<Walker>, usize),
-    Compressed(SlabMut, Reservation),
+    Compressed(Compressed),
 }
 
 /// A message that has come.
@@ -49,7 +49,7 @@ pub(super) enum Message {
 
 impl MessageReader {
     /// For a call whose `grpc-encoding` is `encoding`.
-    pub(super) fn new(admission: Admission, max_bytes: usize, encoding: Encoding) -> Self {
+    pub(super) fn new(admission: Admission, max_bytes: usize, encoding: Option<Encoding>) -> Self {
         Self { admission, max_bytes, encoding, prefix: [0; PREFIX_BYTES], prefix_length: 0, body: Body::Unknown }
     }
 
@@ -58,7 +58,7 @@ impl MessageReader {
         match &self.body {
             Body::Unknown => None,
             Body::Plain(_, missing) => Some(*missing),
-            Body::Compressed(slab, _) => Some(slab.remaining()),
+            Body::Compressed(compressed) => Some(compressed.slab.remaining()),
         }
     }
 
@@ -78,8 +78,8 @@ impl MessageReader {
                 *missing = missing.checked_sub(bytes.len()).ok_or_else(too_long)?;
                 walker.push(bytes)
             }
-            Body::Compressed(slab, _) => {
-                if slab.append(bytes) < bytes.len() {
+            Body::Compressed(compressed) => {
+                if compressed.slab.append(bytes) < bytes.len() {
                     Err(too_long())
                 } else {
                     Ok(())
@@ -104,10 +104,10 @@ impl MessageReader {
     }
 
     fn begin(&mut self, flag: u8, length: usize) -> Result<(), WalkError> {
-        let is_compressed = match flag {
-            0 => false,
-            1 if self.encoding != Encoding::Identity => true,
-            1 => {
+        let encoding = match (flag, self.encoding) {
+            (0, _) => None,
+            (1, Some(encoding)) => Some(encoding),
+            (1, None) => {
                 return Err(WalkError::Invalid(
                     "the message is compressed, but the call names no grpc-encoding".into(),
                 ));
@@ -121,9 +121,9 @@ impl MessageReader {
             );
             return Err(WalkError::TooLarge(text));
         }
-        self.body = if is_compressed {
+        self.body = if let Some(encoding) = encoding {
             let (slab, reservation) = self.admission.slab(length)?;
-            Body::Compressed(slab, reservation)
+            Body::Compressed(Compressed { slab, reservation, max_bytes: self.max_bytes, encoding })
         } else {
             Body::Plain(Box::new(Walker::of_known_length(self.admission.reserve(length)?)), length)
         };
@@ -137,11 +137,8 @@ impl MessageReader {
             Body::Unknown => Err(WalkError::Invalid("the call has no message".into())),
             Body::Plain(_, missing) if missing > 0 => Err(ended()),
             Body::Plain(walker, _) => walker.finish().map(Message::Plain),
-            Body::Compressed(slab, _) if slab.remaining() > 0 => Err(ended()),
-            Body::Compressed(slab, reservation) => {
-                let (max_bytes, encoding) = (self.max_bytes, self.encoding);
-                Ok(Message::Compressed(Compressed { slab, reservation, max_bytes, encoding }))
-            }
+            Body::Compressed(compressed) if compressed.slab.remaining() > 0 => Err(ended()),
+            Body::Compressed(compressed) => Ok(Message::Compressed(compressed)),
         }
     }
 }
@@ -163,7 +160,6 @@ impl Compressed {
         match encoding {
             Encoding::Gzip => inflate(GzDecoder::new(slab.as_slice()), GzDecoder::into_inner, walker),
             Encoding::Deflate => inflate(ZlibDecoder::new(slab.as_slice()), ZlibDecoder::into_inner, walker),
-            Encoding::Identity => Err(WalkError::Invalid("the message is not compressed".into())),
         }
     }
 }
@@ -229,7 +225,7 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    fn read(admission: &Admission, encoding: Encoding, pieces: &[&[u8]]) -> Result<Walked, WalkError> {
+    fn read(admission: &Admission, encoding: Option<Encoding>, pieces: &[&[u8]]) -> Result<Walked, WalkError> {
         let mut reader = MessageReader::new(admission.clone(), LIMIT, encoding);
         for piece in pieces {
             reader.push(piece)?;
@@ -247,10 +243,10 @@ mod tests {
         let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
         zlib.write_all(&plain).unwrap();
         let table = [
-            (Encoding::Identity, prefixed(0, &plain)),
-            (Encoding::Gzip, prefixed(0, &plain)),
-            (Encoding::Gzip, prefixed(1, &gzip(&plain))),
-            (Encoding::Deflate, prefixed(1, &zlib.finish().unwrap())),
+            (None, prefixed(0, &plain)),
+            (Some(Encoding::Gzip), prefixed(0, &plain)),
+            (Some(Encoding::Gzip), prefixed(1, &gzip(&plain))),
+            (Some(Encoding::Deflate), prefixed(1, &zlib.finish().unwrap())),
         ];
         for (encoding, bytes) in table {
             for cut in [0, 1, 4, 5, 6, 100, bytes.len()] {
@@ -280,10 +276,10 @@ mod tests {
             (&prefixed(1, &plain), "failed to decompress"),
         ];
         for (bytes, text) in table {
-            let error = read(&admission(), Encoding::Gzip, &[bytes]).unwrap_err();
+            let error = read(&admission(), Some(Encoding::Gzip), &[bytes]).unwrap_err();
             assert!(matches!(&error, WalkError::Invalid(message) if message.contains(text)), "{text}: {error}");
         }
-        let error = read(&admission(), Encoding::Identity, &[&prefixed(1, &good)]).unwrap_err();
+        let error = read(&admission(), None, &[&prefixed(1, &good)]).unwrap_err();
         assert!(error.to_string().contains("names no grpc-encoding"), "{error}");
     }
 
@@ -291,14 +287,14 @@ mod tests {
     fn a_length_is_admitted_before_anything_of_the_message_is_kept() {
         let admission = admission();
         let prefix = prefixed(0, &request(50_000))[..5].to_vec();
-        let mut reader = MessageReader::new(admission.clone(), LIMIT, Encoding::Identity);
+        let mut reader = MessageReader::new(admission.clone(), LIMIT, None);
         assert_eq!(reader.missing(), None);
         reader.push(&prefix).unwrap();
         assert_eq!(reader.missing(), Some(admission.held()));
         let _others = admission.reserve(4 * LIMIT - admission.held()).unwrap();
-        let error = read(&admission, Encoding::Identity, &[&prefix]).unwrap_err();
+        let error = read(&admission, None, &[&prefix]).unwrap_err();
         assert!(is_overload(&error), "{error}");
-        let error = read(&admission, Encoding::Identity, &[&[0, 0xff, 0xff, 0xff, 0xff]]).unwrap_err();
+        let error = read(&admission, None, &[&[0, 0xff, 0xff, 0xff, 0xff]]).unwrap_err();
         assert!(matches!(error, WalkError::TooLarge(_)), "{error}");
     }
 
@@ -306,11 +302,11 @@ mod tests {
     fn a_bomb_ends_at_the_limit_or_where_the_budget_does() {
         let bomb = prefixed(1, &gzip(&request(2 * LIMIT)));
         assert!(bomb.len() < 10_000);
-        let error = read(&admission(), Encoding::Gzip, &[&bomb]).unwrap_err();
+        let error = read(&admission(), Some(Encoding::Gzip), &[&bomb]).unwrap_err();
         assert!(matches!(error, WalkError::TooLarge(_)), "{error}");
         let admission = admission();
         let _others = admission.reserve(4 * LIMIT - 20_000).unwrap();
         let large = prefixed(1, &gzip(&request(50_000)));
-        assert!(is_overload(&read(&admission, Encoding::Gzip, &[&large]).unwrap_err()));
+        assert!(is_overload(&read(&admission, Some(Encoding::Gzip), &[&large]).unwrap_err()));
     }
 }

@@ -105,3 +105,73 @@ pub(super) async fn run(is_taken: &AtomicBool) {
         is_taken.store(false, Release);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, atomic::Ordering::Acquire};
+
+    use super::*;
+
+    #[test]
+    fn a_thread_looks_after_an_answer_only_while_requests_follow_answers_closely() {
+        let start = Instant::now();
+        let at = |us: u64| start + Duration::from_micros(us);
+        let mut traffic = Traffic::new();
+        traffic.began(at(0));
+        traffic.answered(at(10));
+        assert_eq!(traffic.until, None, "nobody knows yet what follows");
+        traffic.began(at(10) + SPIN);
+        assert_eq!(traffic.until, None);
+        traffic.answered(at(500));
+        assert_eq!(traffic.until, Some(at(500) + SPIN));
+        traffic.began(at(510));
+        assert_eq!(traffic.until, None, "a request is there");
+        traffic.answered(at(520));
+        // In vain, once.
+        traffic.began(at(521) + SPIN);
+        traffic.answered(at(1000));
+        assert_eq!(traffic.until, None);
+    }
+
+    #[test]
+    fn a_request_that_began_while_another_ran_says_nothing() {
+        let start = Instant::now();
+        let mut traffic = Traffic::new();
+        traffic.began(start);
+        traffic.answered(start);
+        traffic.began(start);
+        assert!(traffic.is_dense);
+        traffic.began(start + 10 * SPIN);
+        assert!(traffic.is_dense);
+    }
+
+    #[tokio::test]
+    async fn looking_ends_by_itself_and_is_done_by_one_thread_at_a_time() {
+        let is_taken = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&is_taken);
+        let looking = tokio::spawn(async move { run(&flag).await });
+        let pair = || {
+            began();
+            answered();
+        };
+        pair();
+        pair();
+        while !is_taken.load(Acquire) {
+            // The runtime may be too slow for the moment in which to look.
+            pair();
+            tokio::task::yield_now().await;
+        }
+        while is_taken.load(Acquire) {
+            tokio::task::yield_now().await;
+        }
+        // Another thread looks.
+        is_taken.store(true, Release);
+        pair();
+        pair();
+        while TRAFFIC.with_borrow(|traffic| traffic.until.is_some() || traffic.waker.is_none()) {
+            tokio::task::yield_now().await;
+        }
+        assert!(is_taken.load(Acquire), "whoever looks still has it");
+        looking.abort();
+    }
+}

@@ -10,16 +10,17 @@ use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 use tokio::time::{Instant, timeout_at};
-use torchmodel_core::{inference::InferError, metadata::ModelMetadata};
+use torchmodel_core::metadata::ModelMetadata;
 
 use super::{
     assembly::Assembly,
     decode::{Decoded, Head},
     error::RestError,
-    inflate::{Encoding, Inflation},
+    inflate::{Inflation, encoding_of},
 };
 use crate::{
     admission::{Admission, AdmissionError, ProgressTimer},
+    blocking::off_thread,
     protocol::Limits,
 };
 
@@ -100,7 +101,7 @@ fn begin<B: RequestBody>(
     admission: &Admission,
     limits: Limits,
 ) -> Result<Reading, RestError> {
-    let encoding = Encoding::of(incoming.headers)?;
+    let encoding = encoding_of(incoming.headers)?;
     let limit = limits.max_request_bytes;
     let announced = incoming.body.size_hint().exact().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
     if announced.is_some_and(|length| length > limit) {
@@ -161,7 +162,7 @@ async fn take(mut assembly: Box<Assembly>, mut data: Bytes) -> Result<Box<Assemb
 }
 
 async fn inflate(mut inflation: Inflation, data: Bytes) -> Result<Inflation, RestError> {
-    off_thread(inflation.takes_long(&data), move || {
+    here_or_off_thread(inflation.takes_long(&data), move || {
         inflation.take(&data)?;
         Ok(inflation)
     })
@@ -169,7 +170,7 @@ async fn inflate(mut inflation: Inflation, data: Bytes) -> Result<Inflation, Res
 }
 
 async fn read_json(mut assembly: Box<Assembly>) -> Result<Box<Assembly>, RestError> {
-    off_thread(assembly.json_bytes() > INLINE_BYTES, move || {
+    here_or_off_thread(assembly.json_bytes() > INLINE_BYTES, move || {
         assembly.read_json()?;
         Ok(assembly)
     })
@@ -177,15 +178,11 @@ async fn read_json(mut assembly: Box<Assembly>) -> Result<Box<Assembly>, RestErr
 }
 
 /// Does `work` here or, when it takes long, on a thread that may block.
-pub(super) async fn off_thread<T: Send + 'static>(
+pub(super) async fn here_or_off_thread<T: Send + 'static>(
     takes_long: bool,
     work: impl FnOnce() -> Result<T, RestError> + Send + 'static,
 ) -> Result<T, RestError> {
-    if !takes_long {
-        return work();
-    }
-    let task = tokio::task::spawn_blocking(work);
-    task.await.unwrap_or_else(|_| Err(InferError::Internal("the request could not be processed".into()).into()))
+    if takes_long { off_thread(work).await? } else { work() }
 }
 
 #[cfg(test)]

@@ -1,53 +1,18 @@
-//! Compresses answers, where that was asked for and is worth its time.
+//! Which answers are compressed, and how: what a request's head says of it, and what the answer is.
 //!
-//! Used by `rest` on every answer. That a client can read compressed data is no wish for it: stock clients announce it on every
-//! request, and compressing a tensor takes ten times as long as sending it. Invariants: a tensor is compressed only for a client that
-//! compressed its request, or where the server is configured so; nothing is compressed on a thread that serves connections;
-//! `Inference-Header-Content-Length` still counts the JSON before compression, as the binary tensor extension says.
+//! Used by `rest` on every answer. Invariant: `Inference-Header-Content-Length` still counts the JSON before compression, as the binary
+//! tensor extension says.
 
-use std::{io::Write, sync::Arc};
-
-use flate2::{
-    Compression,
-    write::{GzEncoder, ZlibEncoder},
-};
 use http::{HeaderMap, HeaderValue, Response, header};
-use tokio::sync::Semaphore;
-use torchmodel_core::inference::InferError;
 
 use super::{
     answer::{Answer, AnswerBody},
     error::RestError,
-    reserved::hold,
 };
-use crate::admission::Admission;
-
-/// Shorter bodies fit one packet, or nearly.
-const MIN_BYTES: usize = 1 << 10;
-
-/// A compression that is served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Encoding {
-    Gzip,
-    Deflate,
-}
-
-impl Encoding {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Gzip => "gzip",
-            Self::Deflate => "deflate",
-        }
-    }
-}
-
-/// Compresses answers, a bounded number at one time.
-#[derive(Clone, Debug)]
-pub(super) struct Compressor {
-    admission: Admission,
-    permits: Arc<Semaphore>,
-    are_tensors_compressed: bool,
-}
+use crate::{
+    admission::Admission,
+    compression::{Compressor, Encoding, MIN_BYTES},
+};
 
 /// What a request's head says of compression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,13 +29,16 @@ impl Wish {
     }
 }
 
-impl Compressor {
-    /// Compresses on half of the machine's CPUs at most; tensors for everybody who can read it if `are_tensors_compressed`.
-    pub(super) fn new(admission: Admission, are_tensors_compressed: bool) -> Self {
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { admission, permits: Arc::new(Semaphore::new(cpus.div_ceil(2))), are_tensors_compressed }
-    }
+/// Compresses the answers of one port.
+#[derive(Clone, Debug)]
+pub(super) struct AnswerCompressor {
+    pub(super) admission: Admission,
+    pub(super) compressor: Compressor,
+    /// Tensors for everybody who can read it.
+    pub(super) are_tensors_compressed: bool,
+}
 
+impl AnswerCompressor {
     /// The answer as it is sent.
     pub(super) async fn finish(&self, answer: Answer, wish: Wish) -> Response<AnswerBody> {
         let Answer { response, is_inference } = answer;
@@ -89,38 +57,16 @@ impl Compressor {
         response: Response<AnswerBody>,
         encoding: Encoding,
     ) -> Result<Response<AnswerBody>, RestError> {
-        let failed = || RestError::from(InferError::Internal("the answer could not be compressed".into()));
-        let _permit = self.permits.acquire().await.map_err(|_| failed())?;
         let (mut parts, body) = response.into_parts();
-        let mut reservation = self.admission.reserve(body.len())?;
-        let work = move || {
-            let compressed = deflate(body, encoding)?;
-            reservation.shrink_to(compressed.capacity());
-            Some(hold(compressed, reservation))
-        };
-        let compressed = tokio::task::spawn_blocking(work).await.ok().flatten().ok_or_else(failed)?;
+        let bytes = body.len();
+        let mut reservation = self.admission.reserve_beside(bytes);
+        reservation.grow_within(bytes)?;
+        let (pieces, _) = body.into_parts();
+        let compress = move || encoding.compress(pieces.iter().map(|piece| &**piece), Vec::new());
+        let compressed = self.compressor.run(reservation, compress).await?;
         parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding.as_str()));
         parts.headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
         Ok(Response::from_parts(parts, compressed.into()))
-    }
-}
-
-fn deflate(mut plain: AnswerBody, encoding: Encoding) -> Option<Vec<u8>> {
-    match encoding {
-        Encoding::Gzip => {
-            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-            while let Some(piece) = plain.next() {
-                encoder.write_all(&piece).ok()?;
-            }
-            encoder.finish().ok()
-        }
-        Encoding::Deflate => {
-            let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
-            while let Some(piece) = plain.next() {
-                encoder.write_all(&piece).ok()?;
-            }
-            encoder.finish().ok()
-        }
     }
 }
 

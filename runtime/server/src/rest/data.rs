@@ -8,13 +8,11 @@ use bytes::Bytes;
 use half::{bf16, f16};
 use torchmodel_core::tensor::{DataType, DataTypeExt, push_bytes_element};
 
-use super::{
-    reserved::hold,
-    text::{Cursor, JsonError},
-};
+use super::text::{Cursor, JsonError};
 use crate::{
     admission::{AdmissionError, Reservation},
     protocol::MAX_DIMENSIONS,
+    reserved::hold,
 };
 
 /// Why `data` is not what the input's datatype and shape ask for.

@@ -15,8 +15,11 @@ use torchmodel_core::{
     tensor::{DataType, DataTypeExt, Tensor},
 };
 
-use super::{decode::OutputForm, reserved::hold};
-use crate::admission::{AdmissionError, Reservation};
+use super::decode::OutputForm;
+use crate::{
+    admission::{AdmissionError, Reservation},
+    reserved::hold,
+};
 
 /// The largest piece of text.
 const MAX_PIECE_BYTES: usize = 1 << 20;

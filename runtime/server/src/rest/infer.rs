@@ -3,28 +3,22 @@
 //! The handler of `rest`'s one route that carries tensors. Invariant: every request that reaches it is counted once, also when
 //! the client leaves before the answer.
 
-use std::time::Instant;
-
 use http::{HeaderValue, Request, Response, header};
-use torchmodel_core::{
-    inference::InferResponse,
-    metrics::{Metrics, Protocol},
-    model_key::ModelName,
-    outcome::Outcome,
-};
+use torchmodel_core::{inference::InferResponse, metrics::Protocol, outcome::Outcome};
 
 use super::{
     App, Target,
     answer::{Answer, AnswerBody},
-    body::{self, INLINE_BYTES, Incoming, RequestBody, off_thread},
+    body::{self, INLINE_BYTES, Incoming, RequestBody, here_or_off_thread},
     decode::{Decoded, HEADER_LENGTH, Head, OutputForm},
     encode::{encode, text_bound},
     error::RestError,
 };
+use crate::{admission::Reservation, request_count::RequestCount};
 
 /// Handles one inference request.
 pub(super) async fn infer<B: RequestBody>(app: &App, target: Result<Target, RestError>, request: Request<B>) -> Answer {
-    let mut count = Count::new(&app.metrics);
+    let mut count = RequestCount::new(&app.metrics, Protocol::Rest);
     match answer(app, target, request, &mut count).await {
         Ok(answer) => {
             count.outcome = Outcome::Ok;
@@ -41,7 +35,7 @@ async fn answer<B: RequestBody>(
     app: &App,
     target: Result<Target, RestError>,
     request: Request<B>,
-    count: &mut Count<'_>,
+    count: &mut RequestCount<'_>,
 ) -> Result<Answer, RestError> {
     let (parts, body) = request.into_parts();
     let incoming = target.and_then(|target| {
@@ -60,16 +54,15 @@ async fn answer<B: RequestBody>(
     };
     let incoming = Incoming { head, headers: &parts.headers, body, metadata };
     let Decoded { request, form } = body::read(incoming, &app.admission, app.limits).await?;
-    app.metrics.record_receive(Protocol::Rest, count.start.elapsed());
-    count.start = Instant::now();
+    count.received();
+    let reservation = app.admission.reserve_beside(request.size_bytes());
     let response = app.service.infer(request).await?;
-    respond(app, response, form).await
+    respond(response, form, reservation).await
 }
 
-async fn respond(app: &App, response: InferResponse, form: OutputForm) -> Result<Answer, RestError> {
-    let mut reservation = app.admission.reserve(0)?;
+async fn respond(response: InferResponse, form: OutputForm, mut reservation: Reservation) -> Result<Answer, RestError> {
     let takes_long = text_bound(&response, &form) > INLINE_BYTES;
-    let encoded = off_thread(takes_long, move || Ok(encode(response, &form, &mut reservation)?)).await?;
+    let encoded = here_or_off_thread(takes_long, move || Ok(encode(response, &form, &mut reservation)?)).await?;
     let mut response = Response::new(AnswerBody::new(encoded.pieces));
     let content_type = if encoded.is_binary { "application/octet-stream" } else { "application/json" };
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -77,25 +70,4 @@ async fn respond(app: &App, response: InferResponse, form: OutputForm) -> Result
         response.headers_mut().insert(HEADER_LENGTH, encoded.json_bytes.into());
     }
     Ok(Answer::inference(response))
-}
-
-/// Counts one request when it is dropped, which is also what happens when the client leaves.
-struct Count<'a> {
-    metrics: &'a Metrics,
-    start: Instant,
-    /// `None` until the name was read.
-    model: Option<ModelName>,
-    outcome: Outcome,
-}
-
-impl<'a> Count<'a> {
-    fn new(metrics: &'a Metrics) -> Self {
-        Self { metrics, start: Instant::now(), model: None, outcome: Outcome::Canceled }
-    }
-}
-
-impl Drop for Count<'_> {
-    fn drop(&mut self) {
-        self.metrics.record_response(Protocol::Rest, self.model.as_ref(), self.outcome, self.start.elapsed());
-    }
 }

@@ -9,7 +9,10 @@ use flate2::{Decompress, FlushDecompress, Status, write::GzDecoder};
 use http::{HeaderMap, header};
 
 use super::{assembly::Assembly, error::RestError};
-use crate::admission::{Admission, Reservation};
+use crate::{
+    admission::{Admission, Reservation},
+    compression::Encoding,
+};
 
 /// What a decoder keeps: a window and a buffer of 32 KiB each, and its tables.
 const DECODER_BYTES: usize = 96 << 10;
@@ -20,30 +23,20 @@ const BUFFER_BYTES: usize = 32 << 10;
 const INLINE_PIECE_BYTES: usize = 4 << 10;
 const INLINE_BYTES: usize = 64 << 10;
 
-/// A `Content-Encoding` that is served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Encoding {
-    Gzip,
-    /// The zlib format, as HTTP means it.
-    Deflate,
-}
-
-impl Encoding {
-    /// The encoding of a request's body; `None` for none.
-    pub(super) fn of(headers: &HeaderMap) -> Result<Option<Self>, RestError> {
-        let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
-        let Some(value) = values.next() else { return Ok(None) };
-        let text = value.to_str().unwrap_or("?").trim();
-        let encoding = match text.to_ascii_lowercase().as_str() {
-            "" | "identity" => Some(None),
-            "gzip" | "x-gzip" => Some(Some(Self::Gzip)),
-            "deflate" => Some(Some(Self::Deflate)),
-            _ => None,
-        };
-        match (encoding, values.next()) {
-            (Some(encoding), None) => Ok(encoding),
-            _ => Err(RestError::UnsupportedEncoding(text.to_owned())),
-        }
+/// The `Content-Encoding` of a request's body; `None` for none.
+pub(super) fn encoding_of(headers: &HeaderMap) -> Result<Option<Encoding>, RestError> {
+    let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let text = value.to_str().unwrap_or("?").trim();
+    let encoding = match text.to_ascii_lowercase().as_str() {
+        "" | "identity" => Some(None),
+        "gzip" | "x-gzip" => Some(Some(Encoding::Gzip)),
+        "deflate" => Some(Some(Encoding::Deflate)),
+        _ => None,
+    };
+    match (encoding, values.next()) {
+        (Some(encoding), None) => Ok(encoding),
+        _ => Err(RestError::UnsupportedEncoding(text.to_owned())),
     }
 }
 

@@ -100,3 +100,15 @@ async fn json_is_counted_with_the_tensors_that_are_made_of_it() {
     assert_eq!(http(server.rest, INFER, &[], json.as_bytes()).await.status, 200);
     until_held(&server, 0).await;
 }
+
+#[tokio::test]
+async fn a_lone_request_is_answered_though_it_and_its_answer_are_more_than_may_be_held() {
+    let server = Server::start_within(QUARTER + QUARTER / 4).await;
+    let body = vec![0; QUARTER];
+    let rest = http(server.rest, INFER, &[RAW], &body).await;
+    assert_eq!(rest.status, 200, "{}", String::from_utf8_lossy(&rest.body[..200.min(rest.body.len())]));
+    until_held(&server, 0).await;
+    let answer = grpc(server.grpc).await.model_infer(grpc_request()).await.unwrap().into_inner();
+    assert_eq!(answer.raw_output_contents[0].len(), QUARTER);
+    until_held(&server, 0).await;
+}

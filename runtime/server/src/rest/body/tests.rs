@@ -7,7 +7,7 @@ use flate2::{
     Compression,
     write::{GzEncoder, ZlibEncoder},
 };
-use torchmodel_core::{outcome::Outcome, signature::InputSignature, tensor::DataType};
+use torchmodel_core::{inference::InferError, outcome::Outcome, signature::InputSignature, tensor::DataType};
 
 use super::*;
 

@@ -1,6 +1,6 @@
 //! Bytes that hold what was reserved for them.
 //!
-//! Used wherever `rest` keeps bytes that are not a slab's, which holds its reservation itself.
+//! Used wherever a protocol keeps bytes that are not a slab's, which holds its reservation itself.
 
 use bytes::Bytes;
 
@@ -19,6 +19,6 @@ impl<T: AsRef<[u8]>> AsRef<[u8]> for Reserved<T> {
 }
 
 /// `bytes`, which hold `reservation` until their last slice is gone.
-pub(super) fn hold<T: AsRef<[u8]> + Send + 'static>(bytes: T, reservation: Reservation) -> Bytes {
+pub(crate) fn hold<T: AsRef<[u8]> + Send + 'static>(bytes: T, reservation: Reservation) -> Bytes {
     Bytes::from_owner(Reserved { bytes, _reservation: reservation })
 }
