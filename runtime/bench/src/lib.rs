@@ -18,6 +18,7 @@ mod generator;
 mod grpc;
 mod http;
 pub mod load;
+pub mod measure;
 mod process;
 mod profile;
 pub mod report;
