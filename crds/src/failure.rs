@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::redact_uris;
+
 macro_rules! closed_list {
     ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident),+ $(,)? }) => {
         $(#[$meta])*
@@ -166,10 +168,10 @@ impl Failure {
     /// Kubelet keeps this many bytes of a termination message.
     pub const MAX_LINE_BYTES: usize = 4096;
 
-    /// A failure with the reason's own hint.
+    /// A failure with the reason's own hint. Of each URI in the message it keeps scheme, host and path.
     #[must_use]
     pub fn new(phase: FailurePhase, reason: FailureReason, message: impl Into<String>) -> Self {
-        Self { phase, reason, message: message.into(), hint: reason.hint().to_owned() }
+        Self { phase, reason, message: redact_uris(&message.into()), hint: reason.hint().to_owned() }
     }
 
     /// The same with another hint, where more is known than the reason.
@@ -211,6 +213,13 @@ mod tests {
         let back = Failure::from_line(&format!("earlier output\n{line}\n")).unwrap();
         assert_eq!((back.phase, back.reason), (long.phase, long.reason));
         assert!(long.message.starts_with(&back.message));
+    }
+
+    #[test]
+    fn a_failure_shows_no_secret_of_a_uri_that_its_cause_quotes() {
+        let cause = "invalid type: string \"https://u:hunter2@store/a.pt?sig=hunter2\", expected a map";
+        let failure = Failure::new(FailurePhase::Configure, FailureReason::SpecInvalid, cause);
+        assert_eq!(failure.message, "invalid type: string \"https://store/a.pt\", expected a map");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::Duration;
 
 /// Where the model's artifact comes from. Exactly one of `uri` and `volume`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[cfg_attr(feature = "kubernetes", derive(KubeSchema), x_kube(
     validation = Rule::new("has(self.uri) != has(self.volume)").message("set exactly one of source.uri and source.volume"),
@@ -71,7 +71,7 @@ pub struct SecretReference {
 }
 
 /// How to reach an S3 server.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "kubernetes", derive(JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct S3Spec {

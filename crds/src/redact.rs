@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::ModelSource;
+use crate::{ModelSource, S3Spec};
 
 /// What a URI shows once user info, query and fragment are taken away; works on a text that is no valid URI too. A path of this
 /// machine, which has none of them, is shown as it is.
@@ -55,6 +55,31 @@ impl fmt::Display for ModelSource {
     }
 }
 
+/// Shows of the URI what [`redact_uri`] leaves of it, so that a value of any type with a source in it may be logged.
+impl fmt::Debug for ModelSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { uri, volume, sha256, credentials, s3 } = self;
+        f.debug_struct("ModelSource")
+            .field("uri", &uri.as_deref().map(redact_uri))
+            .field("volume", volume)
+            .field("sha256", sha256)
+            .field("credentials", credentials)
+            .field("s3", s3)
+            .finish()
+    }
+}
+
+impl fmt::Debug for S3Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { endpoint, region, path_style } = self;
+        f.debug_struct("S3Spec")
+            .field("endpoint", &endpoint.as_deref().map(redact_uri))
+            .field("region", region)
+            .field("path_style", path_style)
+            .finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,7 +123,12 @@ mod tests {
     #[test]
     fn a_source_is_shown_without_secrets() {
         let uri = |uri: &str| ModelSource { uri: Some(uri.to_owned()), ..ModelSource::default() };
-        assert_eq!(uri("https://store/a.pt?sig=hunter2").to_string(), "https://store/a.pt");
+        let secret = "https://user:hunter2@store/a.pt?sig=hunter2";
+        let s3 = S3Spec { endpoint: Some(secret.to_owned()), ..S3Spec::default() };
+        let presigned = ModelSource { s3: Some(s3), ..uri(secret) };
+        assert_eq!(presigned.to_string(), "https://store/a.pt");
+        let debug = format!("{presigned:?}");
+        assert!(debug.contains("uri: Some(\"https://store/a.pt\")") && !debug.contains("hunter2"), "{debug}");
         let volume = VolumeSource { claim_name: "models".to_owned(), path: "a/1.pt".to_owned() };
         let source = ModelSource { volume: Some(volume), ..ModelSource::default() };
         assert_eq!(source.to_string(), "models:a/1.pt");

@@ -4,16 +4,20 @@
 
 use std::fmt::Write as _;
 
-use torch_shim::{ModuleFacts, Type};
+use torch_shim::ModuleFacts;
+use torchmodel_core::interface::{Interface, MethodInterface, ValueType};
 use torchmodel_process::format_bytes;
+use torchmodel_torch::interface;
 
 /// Everything worth knowing about an archive, as text. `name` is what the model would be called, `sha256` the file's digest.
 #[must_use]
 pub fn describe(facts: &ModuleFacts, name: &str, sha256: &str) -> String {
     let mut text = String::new();
+    let interface = interface::of(facts);
     // Writing to a String cannot fail.
     let _infallible = write_facts(&mut text, facts, sha256);
-    let _infallible = write_manifest(&mut text, facts, name, sha256);
+    let _infallible = write_methods(&mut text, &interface.methods);
+    let _infallible = write_manifest(&mut text, &interface, name, sha256);
     text
 }
 
@@ -24,15 +28,18 @@ fn write_facts(text: &mut String, facts: &ModuleFacts, sha256: &str) -> std::fmt
     writeln!(text, "parameters:  {} ({}), {types}", facts.parameters.count, format_bytes(facts.parameters.size_bytes))?;
     writeln!(text, "buffers:     {} ({})", facts.buffers.count, format_bytes(facts.buffers.size_bytes))?;
     let devices = if facts.constant_devices.is_empty() { "none".into() } else { facts.constant_devices.join(", ") };
-    writeln!(text, "constants on devices: {devices}")?;
+    writeln!(text, "constants on devices: {devices}")
+}
+
+fn write_methods(text: &mut String, methods: &[MethodInterface]) -> std::fmt::Result {
     writeln!(text, "methods:")?;
-    for method in &facts.methods {
+    for method in methods {
         let arguments: Vec<_> = method
             .arguments
             .iter()
             .map(|argument| {
                 let default = if argument.has_default { " = default" } else { "" };
-                format!("{}: {}{default}", argument.name, argument.argument_type)
+                format!("{}: {}{default}", argument.name, argument.value_type)
             })
             .collect();
         writeln!(text, "  {}({}) -> {}", method.name, arguments.join(", "), method.returns)?;
@@ -46,8 +53,8 @@ fn write_facts(text: &mut String, facts: &ModuleFacts, sha256: &str) -> std::fmt
     Ok(())
 }
 
-fn write_manifest(text: &mut String, facts: &ModuleFacts, name: &str, sha256: &str) -> std::fmt::Result {
-    let method = facts.method("forward").or(facts.methods.first());
+fn write_manifest(text: &mut String, interface: &Interface, name: &str, sha256: &str) -> std::fmt::Result {
+    let method = interface.method("forward").ok().or(interface.methods.first());
     writeln!(
         text,
         "\n# A TorchModel to start from: set the URI, and datatypes and shapes where they are commented out."
@@ -62,7 +69,7 @@ fn write_manifest(text: &mut String, facts: &ModuleFacts, name: &str, sha256: &s
     writeln!(text, "spec:\n  source:\n    uri: {uri}\n    sha256: {sha256}")?;
     let Some(method) = method else { return Ok(()) };
     writeln!(text, "  model:\n    method: {}", method.name)?;
-    let tensors: Vec<_> = method.arguments.iter().filter(|argument| argument.argument_type == Type::Tensor).collect();
+    let tensors: Vec<_> = method.arguments.iter().filter(|argument| argument.value_type == ValueType::Tensor).collect();
     if !tensors.is_empty() {
         writeln!(text, "    inputs:")?;
     }
@@ -86,6 +93,8 @@ fn dns_label(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use torchmodel_core::interface::ArgumentInterface;
+
     use super::*;
 
     #[test]
@@ -101,6 +110,29 @@ mod tests {
         let configs = crate::manifest::parse(manifest, std::path::Path::new("m.yaml")).unwrap();
         let names: Vec<String> = configs.iter().map(|config| config.model.name.to_string()).collect();
         assert_eq!(names, ["my--model"]);
+    }
+
+    #[test]
+    fn types_are_printed_as_torchscript_writes_them() {
+        let (list, table) = (ValueType::List(ValueType::Str.into()), ValueType::Other("__torch__.State".into()));
+        let table = ValueType::Dict { key: ValueType::Int.into(), value: ValueType::Optional(table.into()).into() };
+        let argument =
+            |name: &str, value_type, has_default| ArgumentInterface { name: name.into(), value_type, has_default };
+        let method = MethodInterface {
+            name: "forward".into(),
+            arguments: vec![argument("texts", list, false), argument("is_fast", ValueType::Bool, true)],
+            returns: ValueType::Tuple { items: vec![ValueType::Float, table, ValueType::None], names: Vec::new() },
+            is_stateful: false,
+            mutates_inputs: true,
+        };
+        let mut text = String::new();
+        write_methods(&mut text, &[method]).unwrap();
+        let returns = "Tuple[float, Dict[int, Optional[__torch__.State]], None]";
+        let expected = format!(
+            "methods:\n  forward(texts: List[str], is_fast: bool = default) -> {returns}\n    \
+             writes to its inputs: they are copied for each request\n"
+        );
+        assert_eq!(text, expected);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use torchmodel_crds::{Failure, FailurePhase, FailureReason};
+use torchmodel_crds::{Failure, FailurePhase, FailureReason, redact_uri};
 use torchmodel_process::{error_chain, format_bytes};
 
 /// Any cause, kept for the source chain.
@@ -198,7 +198,7 @@ pub enum ArtifactError {
         source: io::Error,
     },
     /// A local file cannot be read.
-    #[error("could not read the file {}", .path.display())]
+    #[error("could not read the file {}", redact_uri(&.path.to_string_lossy()))]
     File {
         /// The file.
         path: PathBuf,

@@ -6,6 +6,7 @@
 use std::{error::Error, io};
 
 use http::{HeaderMap, StatusCode};
+use torchmodel_crds::redact_uris;
 use torchmodel_process::error_chain;
 
 use super::error::{ArtifactError, BoxError};
@@ -61,7 +62,7 @@ impl StatusFault {
         Self {
             status,
             code: element(&body, "Code"),
-            message: element(&body, "Message"),
+            message: element(&body, "Message").map(|message| redact_uris(&message)),
             region: header("x-amz-bucket-region").or_else(|| element(&body, "Region")),
         }
     }
@@ -170,7 +171,7 @@ pub(super) fn network_cause(error: &(dyn Error + 'static)) -> BoxError {
     while let Some(next) = cause.source().filter(|_| cause.to_string().starts_with("client error (")) {
         cause = next;
     }
-    error_chain(cause).into()
+    redact_uris(&error_chain(cause)).into()
 }
 
 /// The error for a body that broke off after `received` of `announced` bytes.
@@ -249,6 +250,19 @@ mod tests {
         headers.insert("x-amz-bucket-region", "eu-west-1".parse().unwrap());
         let fault = StatusFault::new(StatusCode::MOVED_PERMANENTLY, &headers, b"<Code>PermanentRedirect</Code>");
         assert!(fault.to_string().ends_with("the bucket is in region eu-west-1, to be set in source.s3.region"));
+    }
+
+    #[test]
+    fn what_a_server_or_a_library_quotes_shows_no_secret_of_a_uri() {
+        let quoted = "https://user:hunter2@s3.example/a.pt?X-Amz-Signature=hunter2";
+        let fault = StatusFault::new(
+            StatusCode::FORBIDDEN,
+            &HeaderMap::new(),
+            format!("<Message>bad: {quoted}</Message>").as_bytes(),
+        );
+        assert_eq!(fault.to_string(), "403 Forbidden (bad: https://s3.example/a.pt)");
+        let library = io::Error::other(format!("error performing GET {quoted} in 3 ms"));
+        assert_eq!(network_cause(&library).to_string(), "error performing GET https://s3.example/a.pt in 3 ms");
     }
 
     #[test]

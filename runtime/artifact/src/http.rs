@@ -9,13 +9,14 @@ use http::{
     HeaderMap, StatusCode,
     header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_RANGE, RANGE},
 };
+use torchmodel_crds::redact_uri;
 use url::Url;
 
 use super::{
     error::{ArtifactError, BoxError},
     fault::{self, MAX_BODY_BYTES, Meaning, StatusFault, Target},
     origin::{Answer, Ask, Body, Origin},
-    uri::{host_and_port, redact},
+    uri::host_and_port,
 };
 
 /// A URL and the client that asks it.
@@ -28,7 +29,7 @@ pub(super) struct HttpOrigin {
 impl HttpOrigin {
     /// Prepares; nothing is sent.
     pub(super) fn new(client: reqwest::Client, url: Url) -> Self {
-        let target = Target { uri: redact(url.as_str()), host: host_and_port(&url), is_signed: false };
+        let target = Target { uri: redact_uri(url.as_str()), host: host_and_port(&url), is_signed: false };
         Self { client, url, target }
     }
 }

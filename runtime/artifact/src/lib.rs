@@ -69,7 +69,7 @@ pub struct VerifiedArtifact {
     pub sha256: String,
     /// Its size.
     pub size_bytes: u64,
-    /// Where it came from, without user, password and query.
+    /// Where it came from: scheme, host and path.
     pub uri: String,
 }
 
@@ -186,8 +186,7 @@ impl Fetch<'_> {
             return Ok(found);
         }
         let origin = self.origin()?;
-        let identity = origin.identity();
-        let key = source_key(&[&identity, self.wanted.as_ref().map_or("", Digest::as_str)]);
+        let key = source_key(&[&origin.identity(), self.wanted.as_ref().map_or("", Digest::as_str)]);
         let slot = cache.part_slot(&key, &origin.target().uri).await?;
         // While this one waited for the lock, another may have brought the blob.
         if let Some(found) = self.wanted_in(&cache).await? {
@@ -211,7 +210,8 @@ impl Fetch<'_> {
         let (size_bytes, sha256, etag) = (part.written(), part.digest(), part.etag().map(str::to_owned));
         let blob = self.commit(&cache, part, &sha256).await?;
         if let (None, Some(etag)) = (&self.wanted, etag) {
-            cache.remember(&key, &SourceRecord { uri: identity, etag, sha256: sha256.to_string() })?;
+            let uri = origin.target().uri.clone();
+            cache.remember(&key, &SourceRecord { uri, etag, sha256: sha256.to_string() })?;
         }
         let elapsed = started.elapsed();
         info!(

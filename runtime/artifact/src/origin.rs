@@ -54,7 +54,7 @@ pub(super) trait Origin: Send + Sync {
     /// Whom faults are told about.
     fn target(&self) -> &Target;
 
-    /// What tells this source from every other one, apart from what changes with each signature.
+    /// What tells this source from every other one, apart from what changes with each signature. Never shown, only hashed.
     fn identity(&self) -> String {
         format!("{} at {}", self.target().uri, self.target().host)
     }

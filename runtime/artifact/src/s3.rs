@@ -18,7 +18,7 @@ use object_store::{
     },
     path::Path,
 };
-use torchmodel_crds::S3Spec;
+use torchmodel_crds::{S3Spec, redact_uri};
 use tracing::info;
 use url::Url;
 
@@ -49,6 +49,8 @@ const PASSED_ON: [(&str, AmazonS3ConfigKey); 8] = [
 pub(super) struct S3Origin {
     store: AmazonS3,
     key: Path,
+    /// The source, literally: no two objects share their place in the cache.
+    identity: String,
     target: Target,
     service: Option<CredentialService>,
 }
@@ -88,7 +90,8 @@ struct Address {
 impl S3Origin {
     /// Prepares the store; reads the Secret and the AWS files, sends nothing.
     pub(super) fn new(client: reqwest::Client, source: &S3Source<'_>) -> Result<Self, ArtifactError> {
-        let uri = format!("s3://{}/{}", source.bucket, source.key);
+        let literal = format!("s3://{}/{}", source.bucket, source.key);
+        let uri = redact_uri(&literal);
         let settings = credentials::resolve(source.environment, source.secret).map_err(|error| {
             ArtifactError::CredentialsMissing { uri: uri.clone(), searched: error.to_string(), source: None }
         })?;
@@ -116,12 +119,17 @@ impl S3Origin {
             }
         }
         let (builder, service) = with_credentials(builder, settings.credentials, source.credentials_timeout);
-        let store = builder.build().map_err(|error| ArtifactError::Client { source: error.into() })?;
-        let key = Path::parse(source.key).map_err(|error| ArtifactError::SpecInvalid {
+        let store = builder.build().map_err(|error| ArtifactError::Client { source: fault::network_cause(&error) })?;
+        // What the library says of it quotes the key, of which a part may be a query that was not meant to be one.
+        let key = Path::parse(source.key).map_err(|_| ArtifactError::SpecInvalid {
             field: "uri",
-            problem: format!("{uri:?} has a key that cannot be asked for: {error}"),
+            problem: format!(
+                "{uri:?} has a key that cannot be asked for: between its slashes must stand something other than nothing, \
+                 '.' and '..', without control characters"
+            ),
         })?;
-        Ok(Self { store, key, target: Target { uri, host, is_signed }, service })
+        let identity = format!("{literal} at {host}");
+        Ok(Self { store, key, identity, target: Target { uri, host, is_signed }, service })
     }
 
     fn explain(&self, ask: &Ask, error: &object_store::Error) -> Result<Answer, ArtifactError> {
@@ -169,6 +177,10 @@ impl S3Origin {
 impl Origin for S3Origin {
     fn target(&self) -> &Target {
         &self.target
+    }
+
+    fn identity(&self) -> String {
+        self.identity.clone()
     }
 
     async fn open(&self, ask: &Ask) -> Result<Answer, ArtifactError> {
@@ -228,13 +240,13 @@ fn address(
     let base = endpoint.map_or_else(|| format!("https://s3.{region}.amazonaws.com"), str::to_owned);
     let invalid = |problem: &str| ArtifactError::SpecInvalid {
         field: "s3.endpoint",
-        problem: format!("{:?} {problem}", super::uri::redact(&base)),
+        problem: format!("{:?} {problem}", redact_uri(&base)),
     };
     let mut url = Url::parse(&base).map_err(|error| invalid(&format!("is not a URL: {error}")))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(invalid("must begin with http:// or https://"));
     }
-    if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
+    if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
         return Err(invalid("must have neither user nor query"));
     }
     let host = url.host_str().map(str::to_owned).ok_or_else(|| invalid("names no host"))?;
@@ -316,6 +328,7 @@ mod tests {
             "ftp://s3.example",
             "https://",
             "http://u:hunter2@s3.example",
+            "http://:hunter2@s3.example",
             "http://s3.example/?hunter2",
         ] {
             let message = address(Some(endpoint), None, "models", "x").unwrap_err().to_string();

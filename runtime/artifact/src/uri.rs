@@ -1,16 +1,20 @@
 //! Where an artifact is, read from `source.uri`.
 //!
-//! [`Location::parse`] is the only reader of the URI's text. Invariant: what [`Location`]'s `Display` prints may be logged; user,
-//! password, query and fragment of a URL never appear in it.
+//! [`Location::parse`] is the only reader of the URI's text. Invariant: what [`Location`] prints, by `Display` and by `Debug`, may be
+//! logged: it is what [`redact_uri`] leaves of the URI.
 
 use std::{fmt, path::PathBuf};
 
+use torchmodel_crds::redact_uri;
 use url::Url;
 
 use super::error::ArtifactError;
 
+/// The schemes that are read, for telling a mistyped URI from a path.
+const SCHEMES: [&str; 4] = ["s3", "https", "http", "file"];
+
 /// A source that this version can read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) enum Location {
     /// A file of this machine or of a mounted volume.
     File(PathBuf),
@@ -30,11 +34,16 @@ impl Location {
     pub(super) fn parse(uri: &str) -> Result<Self, ArtifactError> {
         let invalid = |problem: &str| ArtifactError::SpecInvalid {
             field: "uri",
-            problem: format!("{:?} {problem}", redact(uri)),
+            problem: format!("{:?} {problem}", redact_uri(uri)),
         };
-        let Some((scheme, rest)) = uri.split_once("://") else {
+        let Some((scheme, rest)) = uri.split_once("://").filter(|(scheme, _)| is_scheme(scheme)) else {
             if uri.trim().is_empty() {
                 return Err(ArtifactError::SpecInvalid { field: "uri", problem: "is empty".to_owned() });
+            }
+            // Not taken for the path of a file, or a mistyped URL would be looked for, and shown, as one.
+            let (scheme, _) = uri.split_once(':').unwrap_or_default();
+            if SCHEMES.iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+                return Err(invalid(&format!("lacks the two slashes of {}://", scheme.to_ascii_lowercase())));
             }
             return Ok(Self::File(PathBuf::from(uri)));
         };
@@ -50,9 +59,15 @@ impl Location {
                 Err(error) => Err(invalid(&format!("is not a URL: {error}"))),
             },
             "s3" => parse_s3(rest).map_err(invalid),
-            _ => Err(ArtifactError::SchemeUnsupported { uri: redact(uri), scheme: scheme.to_owned() }),
+            _ => Err(ArtifactError::SchemeUnsupported { uri: redact_uri(uri), scheme: scheme.to_owned() }),
         }
     }
+}
+
+/// Whether a text can be a URI's scheme (RFC 3986, 3.1).
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && text.chars().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '+' | '-' | '.'))
 }
 
 fn parse_s3(rest: &str) -> Result<Location, &'static str> {
@@ -74,31 +89,19 @@ fn parse_s3(rest: &str) -> Result<Location, &'static str> {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => write!(f, "file://{}", path.display()),
-            Self::Http(url) => f.write_str(&redact(url.as_str())),
-            Self::S3 { bucket, key } => write!(f, "s3://{bucket}/{key}"),
-        }
+        let uri = match self {
+            Self::File(path) => return write!(f, "file://{}", redact_uri(&path.to_string_lossy())),
+            Self::Http(url) => url.to_string(),
+            Self::S3 { bucket, key } => format!("s3://{bucket}/{key}"),
+        };
+        f.write_str(&redact_uri(&uri))
     }
 }
 
-/// A URI with its user, password and query replaced, for messages; works on text that is no valid URL too.
-pub(super) fn redact(uri: &str) -> String {
-    let (scheme, rest) = match uri.split_once("://") {
-        Some((scheme, rest)) => (Some(scheme), rest),
-        None => (None, uri),
-    };
-    let is_literal =
-        scheme.is_none_or(|scheme| scheme.eq_ignore_ascii_case("s3") || scheme.eq_ignore_ascii_case("file"));
-    if is_literal {
-        return uri.to_owned();
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Location({self})")
     }
-    let end = rest.find(['?', '#']).unwrap_or(rest.len());
-    let (visible, hidden) = rest.split_at(end);
-    let (authority, path) = visible.split_at(visible.find('/').unwrap_or(visible.len()));
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let query = if hidden.starts_with('?') { "?REDACTED" } else { "" };
-    format!("{}://{host}{path}{query}", scheme.unwrap_or_default())
 }
 
 /// Host and port of a URL, for messages.
@@ -123,6 +126,7 @@ mod tests {
             ("file:///srv/models/a%20b.pt", Location::File("/srv/models/a b.pt".into())),
             ("/srv/models/a.pt", Location::File("/srv/models/a.pt".into())),
             ("model.pt", Location::File("model.pt".into())),
+            ("/srv/a://b.pt", Location::File("/srv/a://b.pt".into())),
             ("https://models.example/a.pt", Location::Http(Url::parse("https://models.example/a.pt").unwrap())),
         ];
         for (uri, expected) in table {
@@ -143,6 +147,9 @@ mod tests {
             ("https://user:hunter2@/x?token=hunter2", "is not a URL"),
             ("file://elsewhere/x.pt", "absolute path"),
             ("gs://models/x.pt", "which this version does not read"),
+            ("gs://user:hunter2@models/x.pt?token=hunter2", "gs://models/x.pt has the scheme \"gs\""),
+            ("https:/user:hunter2@store/a.pt?next=http://hunter2", "lacks the two slashes of https://"),
+            ("S3:models/a.pt?hunter2", "lacks the two slashes of s3://"),
         ];
         for (uri, part) in table {
             let message = Location::parse(uri).unwrap_err().to_string();
@@ -152,18 +159,21 @@ mod tests {
     }
 
     #[test]
-    fn a_printed_location_hides_password_and_query() {
+    fn a_printed_location_shows_scheme_host_and_path_only() {
         let table = [
-            (
-                "https://user:hunter2@models.example:8443/a.pt?X-Amz-Signature=hunter2",
-                "https://models.example:8443/a.pt?REDACTED",
-            ),
+            ("https://user:hunter2@models.example:8443/a.pt?sig=hunter2", "https://models.example:8443/a.pt"),
             ("https://models.example/a.pt#hunter2", "https://models.example/a.pt"),
             ("https://models.example/@/a.pt", "https://models.example/@/a.pt"),
+            ("s3://models/a b%20c.pt", "s3://models/a b%20c.pt"),
+            ("s3://models/a.pt?versionId=hunter2", "s3://models/a.pt"),
+            ("file:///srv/a.pt?hunter2", "file:///srv/a.pt"),
+            ("/srv/what?.pt", "file:///srv/what?.pt"),
+            ("user:hunter2@store/a.pt?hunter2", "file://store/a.pt"),
         ];
         for (uri, expected) in table {
-            assert_eq!(Location::parse(uri).unwrap().to_string(), expected);
-            assert_eq!(redact(uri), expected);
+            let location = Location::parse(uri).unwrap();
+            assert_eq!(location.to_string(), expected);
+            assert_eq!(format!("{location:?}"), format!("Location({expected})"));
         }
     }
 }

@@ -8,8 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     cpus::CpuSet,
-    generator::Bound,
-    load::{Load, Target},
+    load::{Bound, Load, Target},
     request::Wire,
     server::ServerProgram,
     tensor::Model,

@@ -1,6 +1,6 @@
 //! The figures of a run, and over rounds their medians and the medians of their ratios between servers.
 //!
-//! `load` makes them, `report` writes them. Invariant: a figure that could not be measured is NaN and shown as such, never zero.
+//! `measure` makes them, `report` writes them. Invariant: a figure that could not be measured is NaN and shown as such, never zero.
 
 use crate::{
     generator::Measured,

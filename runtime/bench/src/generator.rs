@@ -1,6 +1,6 @@
 //! Few threads that keep many connections busy, each with one request in flight.
 //!
-//! `load` opens a generator and runs it in phases. Each thread has an executor of its own and its share of the connections, so that
+//! `measure` opens a generator and runs it in phases. Each thread has an executor of its own and its share of the connections, so that
 //! no answer is handed from thread to thread. Invariant: a request that fails or an answer that is wrong ends the run.
 
 use std::{
@@ -26,7 +26,7 @@ use crate::{
     exchange::{AnswerHead, Body, ExchangeError},
     grpc::GrpcConnection,
     http::HttpConnection,
-    load::{EncodedLoad, RunOptions, Target, VARIANTS},
+    load::{Bound, EncodedLoad, RunOptions, Target, VARIANTS},
 };
 
 /// Of the answers that are too large to be looked at each, one in so many is.
@@ -35,15 +35,6 @@ const SAMPLE: usize = 64;
 const SMALL_BYTES: usize = 4 << 10;
 /// How long a phase may take beyond its bound.
 const PHASE_GRACE: Duration = Duration::from_secs(180);
-
-/// How long a phase lasts. Every connection sends at least one request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bound {
-    /// Until then, and until what is in flight is answered.
-    Time(Duration),
-    /// So many requests on each connection.
-    Requests(usize),
-}
 
 /// Why a run ended early.
 #[derive(Debug, thiserror::Error)]

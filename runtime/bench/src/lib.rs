@@ -4,24 +4,25 @@
 //! (`request`), sent again and again by few threads (`generator` over `grpc` and `http`), every answer checked (`answer`), and what
 //! it cost read from /proc (`process`). It knows no other crate of the workspace: it measures programs, not code.
 
-pub mod answer;
+mod answer;
 pub mod archive;
 pub mod args;
-pub mod case;
-pub mod counters;
-pub mod cpus;
-pub mod exchange;
+mod case;
+mod counters;
+mod cpus;
+mod exchange;
 #[cfg(test)]
 mod fake;
-pub mod figures;
-pub mod generator;
-pub mod grpc;
-pub mod http;
+mod figures;
+mod generator;
+mod grpc;
+mod http;
 pub mod load;
-pub mod process;
-pub mod profile;
+pub mod measure;
+mod process;
+mod profile;
 pub mod report;
-pub mod request;
+mod request;
 pub mod server;
 pub mod tensor;
 pub mod wire;

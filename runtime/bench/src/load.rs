@@ -1,17 +1,13 @@
-//! One load on one server, measured: connect, warm up, measure, look once more at every connection's answers.
+//! What is sent, to whom and for how long: the words between whoever asks for a run, what carries it out, and the servers.
 //!
-//! Called by the `load` command once and by `wire` for each case, server and round. Invariant: figures are given only for a run all of
-//! whose answers were checked and right.
+//! Made by the commands and by `wire`; `measure` and `generator` read them. Invariant: a load is encoded once, before anything is
+//! measured.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use crate::{
     answer::Checker,
-    counters,
     cpus::CpuSet,
-    figures::{Cost, Figures},
-    generator::{Bound, Generator, GeneratorError},
-    process::{Process, ProcessError, machine_cpu_seconds},
     request::{EncodedRequest, Wire},
     tensor::{Inference, Model, Tensor},
 };
@@ -77,6 +73,15 @@ pub struct Target {
     pub pid: Option<u32>,
 }
 
+/// How long a phase lasts. Every connection sends at least one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// Until then, and until what is in flight is answered.
+    Time(Duration),
+    /// So many requests on each connection.
+    Requests(usize),
+}
+
 /// How a load is run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunOptions {
@@ -92,58 +97,19 @@ pub struct RunOptions {
     pub counters: Vec<String>,
 }
 
-/// Why a run has no figures.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// A request failed, or an answer was wrong.
-    #[error(transparent)]
-    Generator(#[from] GeneratorError),
-    /// The server's process cannot be looked at.
-    #[error(transparent)]
-    Process(#[from] ProcessError),
-    /// The server's counters cannot be read.
-    #[error("reading the server's counters")]
-    Counters(#[source] io::Error),
-}
-
-/// Runs `load` against `target`.
-pub fn run(load: &Arc<EncodedLoad>, target: Target, options: &RunOptions) -> Result<Figures, RunError> {
-    let mut generator = Generator::open(load, target, options)?;
-    generator.run(Bound::Time(options.warmup))?;
-    let process = target.pid.map(Process::new);
-    let read_counters = || match target.metrics {
-        Some(address) => counters::read(address, &options.counters).map_err(RunError::Counters),
-        None => Ok(vec![None; options.counters.len()]),
-    };
-    let own = Process::new(std::process::id());
-    let counters_before = read_counters()?;
-    process.as_ref().map(Process::reset_peak).transpose()?;
-    let machine_before = machine_cpu_seconds()?;
-    let own_before = own.snapshot()?;
-    let before = process.as_ref().map(Process::snapshot).transpose()?;
-    let measured = generator.run(options.bound)?;
-    let after = process.as_ref().map(Process::snapshot).transpose()?;
-    let own_after = own.snapshot()?;
-    let machine_seconds = machine_cpu_seconds()? - machine_before;
-    let counters_after = read_counters()?;
-    // The first request of a phase has its answer looked at, so this looks at the last of every connection, unless that was done.
-    if measured.latencies_ns.len() > load.load.connections {
-        generator.run(Bound::Requests(1))?;
-    }
-    let is_compressed = generator.is_compressed();
-    generator.close();
-    let cost = Cost {
-        server: after.zip(before).map(|(after, before)| after.since(&before)),
-        generator: own_after.since(&own_before),
-        machine_seconds,
-        counters: counters_after
-            .iter()
-            .zip(&counters_before)
-            .map(|(after, before)| Some((*after)? - (*before)?))
-            .collect(),
-    };
-    Ok(Figures::new(&measured, &cost, is_compressed))
-}
-
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_requests_of_a_load_differ_and_are_equally_long() {
+        for wire in [Wire::GrpcRaw, Wire::RestBinary, Wire::RestBinaryToJson] {
+            let load =
+                Load { model: Model::Echo, wire, size_bytes: 4096, connections: 5, is_announcing_compression: false };
+            let encoded = EncodedLoad::new(load);
+            let [one, other] = encoded.requests.as_slice() else { panic!("two variants") };
+            assert_eq!((one.body.len(), &one.head), (other.body.len(), &other.head));
+            assert_ne!(one.body, other.body);
+        }
+    }
+}

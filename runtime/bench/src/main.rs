@@ -16,7 +16,8 @@ use tokio::{
 use torchmodel_bench::{
     archive::ModelFiles,
     args::{Arguments, Command, LoadArguments},
-    load::{self, EncodedLoad, RunOptions},
+    load::{EncodedLoad, RunOptions},
+    measure,
     report::{CaseReport, table},
     server::RunningServers,
     tensor::Model,
@@ -75,7 +76,7 @@ fn load(arguments: &LoadArguments) -> Result<ExitCode> {
         counters: generator.counters.clone(),
     };
     let encoded = Arc::new(EncodedLoad::new(arguments.load()));
-    let figures = load::run(&encoded, arguments.target(), &options)?;
+    let figures = measure::run(&encoded, arguments.target(), &options)?;
     let case = CaseReport { name: arguments.wire.as_str().into(), servers: vec![("server".into(), Ok(vec![figures]))] };
     print!("{}", table(&[case], &generator.counters));
     Ok(ExitCode::SUCCESS)

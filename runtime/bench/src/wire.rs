@@ -11,8 +11,9 @@ use crate::{
     case::{self, Case},
     cpus::CpuSet,
     figures::Figures,
-    generator::{Bound, Generator},
-    load::{self, EncodedLoad, RunError, RunOptions},
+    generator::Generator,
+    load::{Bound, EncodedLoad, RunOptions},
+    measure::{self, RunError},
     process::Process,
     profile::{Recording, Shares},
     report::{CaseReport, ProfileReport, announcing, profile_table, table},
@@ -186,7 +187,7 @@ impl Suite {
         for _ in 0..self.rounds {
             for ((_, server), rounds) in servers.iter().zip(&mut rounds) {
                 let Ok(done) = rounds else { continue };
-                match load::run(encoded, server.target(), &self.run) {
+                match measure::run(encoded, server.target(), &self.run) {
                     Ok(figures) => done.push(figures),
                     Err(error) => *rounds = Err(chain(&error)),
                 }
@@ -204,7 +205,7 @@ impl Suite {
         let run = RunOptions { bound: Bound::Time(SAMPLED + SETTLE), ..self.run.clone() };
         let record = || -> Result<Option<Shares>, Box<dyn Error>> {
             let recording = Recording::start(target.pid.unwrap_or_default(), SAMPLED, &self.setup.models)?;
-            load::run(encoded, target, &run)?;
+            measure::run(encoded, target, &run)?;
             Ok(recording.finish()?)
         };
         let shares = record().map_err(|error| chain(error.as_ref()));

@@ -14,10 +14,8 @@ use std::{
 use torchmodel_core::{
     engine::fake::{FakeModel, join},
     inference::NamedTensor,
-    metrics::Metrics,
-    model_key::{ModelKey, ModelVersion},
-    plan::{HandOff, Threads},
-    scheduler::{Reply, Scheduler, SchedulerConfig},
+    plan::{ExecutionPlan, HandOff, Threads},
+    scheduler::{Reply, Scheduler},
     signature::CheckedInputs,
     tensor::{DataType, Tensor},
 };
@@ -44,17 +42,11 @@ fn scheduler(hand_off: HandOff) -> Scheduler {
     let model = FakeModel::identity("m", DataType::Fp32, &[-1]).compute(|inputs| {
         inputs.iter().map(|input| Ok(NamedTensor { name: String::new(), tensor: join(input)? })).collect()
     });
-    let config = model.config().expect("the configuration is complete");
-    let mut loaded = model.load(&config).expect("a fake model loads");
-    loaded.plan.threads = Threads::Fixed(1);
-    loaded.plan.hand_off = hand_off;
-    let key = ModelKey { name: config.name.clone(), version: ModelVersion::FIRST };
-    let config = SchedulerConfig {
-        model: "m".parse().expect("a name"),
-        metrics: Metrics::new().register(key).handle(),
-        on_fatal: Arc::new(|failure| eprintln!("{failure:?}")),
+    let change = |plan: &mut ExecutionPlan| {
+        plan.threads = Threads::Fixed(1);
+        plan.hand_off = hand_off;
     };
-    Scheduler::start(loaded, config).expect("a fake model starts")
+    model.start(change, |failure| eprintln!("{failure:?}")).expect("a fake model starts")
 }
 
 fn request() -> CheckedInputs {

@@ -12,6 +12,7 @@ use std::{
 
 /// The limits of one model's queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_field_names, reason = "three maxima, each in the manifest's own word")]
 pub struct BatcherConfig {
     /// Maximum of rows in one batch; 1 or less means that requests run alone.
     pub max_rows: u64,

@@ -162,7 +162,7 @@ impl Binding {
 
     /// A binding to nothing but a signature: for an engine whose outputs come under the names that clients see.
     #[must_use]
-    pub fn of_signature(method: MethodInterface, signature: Signature) -> Self {
+    pub(crate) fn of_signature(method: MethodInterface, signature: Signature) -> Self {
         Self { method, parameters: Vec::new(), signature, declared_outputs: Vec::new() }
     }
 
@@ -214,7 +214,7 @@ impl Binding {
     }
 
     /// Takes what a warm-up run gave into the signature. Errors: a declared output that came out as another datatype or shape.
-    pub fn learn(&mut self, outputs: &[NamedTensor], inputs: &[EngineInput]) -> Result<(), Failure> {
+    pub(crate) fn learn(&mut self, outputs: &[NamedTensor], inputs: &[EngineInput]) -> Result<(), Failure> {
         let is_fixed = self.signature.inputs.iter().enumerate().all(|(index, input)| {
             let is_given = inputs.iter().any(|given| given.index == index);
             let rest = input.shape.as_ref().map(|shape| shape.get(usize::from(input.is_batched)..).unwrap_or_default());

@@ -1,10 +1,10 @@
 //! The serving core: from a checked request to its answer, without a protocol, an engine or a place where models come from.
 //!
 //! `torchmodel-server` decodes requests and calls [`service::InferenceService`]; `torchmodel-torch` implements [`loader::Loader`]
-//! and [`engine::Instance`]. A request passes [`signature`] (checks), [`batcher`] and [`scheduler`] (waits, joins a batch, runs), is
+//! and [`engine::Instance`]. A request passes [`signature`] (checks), `batcher` and [`scheduler`] (waits, joins a batch, runs), is
 //! cut out of its batch again and answered through [`reply`].
 
-pub mod batcher;
+mod batcher;
 pub mod binding;
 pub mod config;
 pub mod configuration;
@@ -29,4 +29,4 @@ pub mod statistics;
 mod sync;
 pub mod tensor;
 pub mod version;
-pub mod warmup;
+mod warmup;

@@ -1,7 +1,7 @@
 //! How a program is run: the one place that decides it, before anything is measured.
 //!
 //! [`ExecutionPlan::of`] is pure: from the interface, the configuration and the machine. Engines, binding, warm-up and scheduler
-//! follow it and decide none of this again; what can only be measured is decided by [`ExecutionPlan::threads_from`]. Invariants: a
+//! follow it and decide none of this again; what can only be measured is decided by `ExecutionPlan::threads_from`. Invariants: a
 //! stateful program has one instance, is never batched or frozen, warms up on a copy, and shares no memory with requests; on the
 //! CPU, instances times chosen threads are no more than the processors.
 
@@ -178,7 +178,7 @@ impl ExecutionPlan {
 
     /// The number of threads to serve with, from how long a batch took with one and with the `maximum`.
     #[must_use]
-    pub fn threads_from(maximum: usize, with_one: Duration, with_all: Duration) -> usize {
+    pub(crate) fn threads_from(maximum: usize, with_one: Duration, with_all: Duration) -> usize {
         let is_worth_it = with_one.as_nanos() * 100 >= with_all.as_nanos() * SPEED_UP_PERCENT;
         if with_one >= SHORTEST_SHARED_RUN && is_worth_it { maximum } else { 1 }
     }

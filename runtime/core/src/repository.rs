@@ -198,7 +198,7 @@ impl ModelRepository {
 
     /// The versions of `name` that are ready, the oldest first.
     #[must_use]
-    pub fn ready_versions(&self, name: &ModelName) -> Vec<Arc<Version>> {
+    pub(crate) fn ready_versions(&self, name: &ModelName) -> Vec<Arc<Version>> {
         let models = self.shared.read();
         let lives = models.by_name.get(name).into_iter().flat_map(BTreeMap::values);
         lives.filter_map(|lives| ready(lives)).cloned().collect()
@@ -230,7 +230,7 @@ impl ModelRepository {
 
     /// Changes whenever a version's state does.
     #[must_use]
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
         self.shared.revision.subscribe()
     }
 

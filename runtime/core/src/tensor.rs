@@ -176,13 +176,6 @@ impl Tensor {
         BytesElements::new(self.data())
     }
 
-    /// Keeps `companion` for as long as anybody has a part of this tensor's host bytes. Data elsewhere keeps itself.
-    pub fn keep<T: Send + 'static>(&mut self, companion: T) {
-        if let TensorData::Host(data) | TensorData::Pinned(data) = &mut self.data {
-            *data = Bytes::from_owner(Kept { data: std::mem::take(data), _companion: companion });
-        }
-    }
-
     /// Takes the tensor apart; the bytes are those of [`Self::data`].
     #[must_use]
     pub fn into_parts(self) -> (DataType, Vec<i64>, Bytes) {
@@ -191,18 +184,6 @@ impl Tensor {
             TensorData::Device(_) | TensorData::Shared(_) => Bytes::new(),
         };
         (self.datatype, self.shape, data)
-    }
-}
-
-/// Bytes with something that lives as long.
-struct Kept<T> {
-    data: Bytes,
-    _companion: T,
-}
-
-impl<T> AsRef<[u8]> for Kept<T> {
-    fn as_ref(&self) -> &[u8] {
-        &self.data
     }
 }
 

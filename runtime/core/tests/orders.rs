@@ -21,10 +21,8 @@ use torchmodel_core::{
         device::{Delays, FakeDevice},
     },
     inference::InferError,
-    metrics::Metrics,
-    model_key::{ModelKey, ModelVersion},
-    plan::{HandOff, Threads},
-    scheduler::{Reply, Scheduler, SchedulerConfig},
+    plan::{ExecutionPlan, HandOff, Threads},
+    scheduler::{Reply, Scheduler},
     signature::CheckedInputs,
     tensor::{DataType, Tensor},
 };
@@ -33,7 +31,6 @@ use torchmodel_core::{
 const ORDERS: usize = 900;
 /// Stack of each thread; shuttle's own default is too small for what a start needs without optimisation.
 const STACK_BYTES: usize = 256 << 10;
-const NO_DELAYS: Delays = Delays { stage: Duration::ZERO, compute: Duration::ZERO, finish: Duration::ZERO };
 
 /// How a scheduler under test differs.
 #[derive(Clone, Copy)]
@@ -92,9 +89,9 @@ struct Subject {
 impl Subject {
     fn start(shape: Shape) -> Arc<Self> {
         let device = if shape.is_asynchronous {
-            FakeDevice::asynchronous(NO_DELAYS)
+            FakeDevice::asynchronous(Delays::default())
         } else {
-            FakeDevice::synchronous(NO_DELAYS)
+            FakeDevice::synchronous(Delays::default())
         };
         let model = FakeModel::identity("m", DataType::Uint8, &[-1, 1]).batching(shape.max_batch_size).on(&device);
         let model = if shape.has_spare_handles { model.cpus(4) } else { model };
@@ -102,20 +99,15 @@ impl Subject {
             spec.instances = (!shape.has_spare_handles).then_some(shape.instances);
             spec.limits = Some(torchmodel_crds::LimitsSpec { max_queue: Some(shape.max_queue), request_timeout: None });
         });
-        let config = model.config().unwrap();
-        let mut loaded = model.load(&config).unwrap();
-        assert_eq!(loaded.plan.spare_handles > 0, shape.has_spare_handles);
-        loaded.plan.threads = Threads::Fixed(1);
-        let inline_below = if shape.is_inline { Duration::from_secs(3600) } else { Duration::ZERO };
-        // Spinning is waiting without a lock, which shuttle cannot tell from doing nothing.
-        loaded.plan.hand_off = HandOff { spin: Duration::ZERO, inline_below };
-        let key = ModelKey { name: "m".parse().unwrap(), version: ModelVersion::FIRST };
-        let config = SchedulerConfig {
-            model: "m".parse().unwrap(),
-            metrics: Metrics::new().register(key).handle(),
-            on_fatal: Arc::new(|failure| panic!("{failure:?}")),
+        let change = |plan: &mut ExecutionPlan| {
+            assert_eq!(plan.spare_handles > 0, shape.has_spare_handles);
+            plan.threads = Threads::Fixed(1);
+            let inline_below = if shape.is_inline { Duration::from_secs(3600) } else { Duration::ZERO };
+            // Spinning is waiting without a lock, which shuttle cannot tell from doing nothing.
+            plan.hand_off = HandOff { spin: Duration::ZERO, inline_below };
         };
-        Arc::new(Self { scheduler: Scheduler::start(loaded, config).unwrap(), alive: Alive::default() })
+        let scheduler = model.start(change, |failure| panic!("{failure:?}")).unwrap();
+        Arc::new(Self { scheduler, alive: Alive::default() })
     }
 
     fn submit(&self, deadline: Option<Instant>) -> Result<Reply, InferError> {

@@ -18,4 +18,4 @@ pub use errors::{error_chain, error_chain_by};
 pub use ports::listen;
 #[cfg(feature = "program")]
 pub use signals::Signals;
-pub use sizes::{format_bytes, format_count, format_rate};
+pub use sizes::{format_bytes, format_rate};

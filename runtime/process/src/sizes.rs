@@ -34,7 +34,7 @@ pub fn format_rate(bytes: u64, elapsed: Duration) -> String {
 
 /// `1,234` for 1234.
 #[must_use]
-pub fn format_count(count: u64) -> String {
+pub(crate) fn format_count(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {

@@ -115,27 +115,3 @@ pub enum Type {
         name: String,
     },
 }
-
-impl std::fmt::Display for Type {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tensor => f.write_str("Tensor"),
-            Self::Int => f.write_str("int"),
-            Self::Float => f.write_str("float"),
-            Self::Bool => f.write_str("bool"),
-            Self::Str => f.write_str("str"),
-            Self::None => f.write_str("None"),
-            Self::List { item } => write!(f, "List[{item}]"),
-            Self::Optional { item } => write!(f, "Optional[{item}]"),
-            Self::Dict { key, value } => write!(f, "Dict[{key}, {value}]"),
-            Self::Tuple { items, .. } => {
-                f.write_str("Tuple[")?;
-                for (index, item) in items.iter().enumerate() {
-                    write!(f, "{}{item}", if index == 0 { "" } else { ", " })?;
-                }
-                f.write_str("]")
-            }
-            Self::Other { name } => f.write_str(name),
-        }
-    }
-}

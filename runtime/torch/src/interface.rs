@@ -1,9 +1,12 @@
 //! From libtorch's words for a module's methods to the core's.
+//!
+//! Called where a module is loaded, and by the runtime's `inspect`, which prints them.
 
 use torch_shim::{ModuleFacts, Type};
 use torchmodel_core::interface::{ArgumentInterface, Interface, MethodInterface, ValueType};
 
 /// The module's methods, in the core's words.
+#[must_use]
 pub fn of(facts: &ModuleFacts) -> Interface {
     let methods = facts.methods.iter().map(|method| MethodInterface {
         name: method.name.clone(),

@@ -7,7 +7,7 @@ mod convert;
 mod device;
 mod fault;
 mod instance;
-mod interface;
+pub mod interface;
 mod observe;
 mod print;
 

@@ -170,11 +170,9 @@ async fn an_answer_that_will_not_change_is_not_asked_for_again() {
         let failure = puller.failure(&source(uri, Some(b"x"))).await;
         assert_eq!((failure.phase, failure.reason), (FailurePhase::Fetch, reason), "{}", failure.message);
         assert!(failure.message.contains(&status.to_string()) && failure.message.contains(server.host()));
-        assert!(
-            failure.message.contains("/a.pt?REDACTED") && !failure.message.contains("hunter2"),
-            "{}",
-            failure.message
-        );
+        let shown = format!("{}/a.pt: ", server.url);
+        assert!(failure.message.contains(&shown), "{}", failure.message);
+        assert!(!failure.message.contains(['?', '@']), "{}", failure.message);
         assert_eq!(server.seen().len(), 1);
     }
 }

@@ -70,6 +70,32 @@ async fn without_digest_an_object_is_sent_again_only_when_its_tag_changed() {
 }
 
 #[tokio::test]
+async fn a_query_behind_a_key_is_part_of_it_for_the_server_and_the_cache_but_is_not_shown() {
+    let (puller, first, second) = (Puller::new().with_environment(&KEYS), content(SIZE, 20), content(SIZE, 21));
+    let server = FaultServer::start([Reply::file(&first, "20"), Reply::file(&second, "21")]).await;
+    let version =
+        |name: &str| ModelSource { uri: Some(format!("s3://models/a.pt?versionId={name}")), ..at(&server, None) };
+    let artifacts = [puller.pull(&version("hunter1")).await.unwrap(), puller.pull(&version("hunter2")).await.unwrap()];
+    assert_eq!(artifacts.each_ref().map(|artifact| artifact.uri.as_str()), ["s3://models/a.pt"; 2]);
+    assert!(read(&artifacts[0].path) == first && read(&artifacts[1].path) == second);
+    assert_eq!(server.seen_header("if-none-match"), [None, None]);
+    assert_eq!(server.seen()[1].path, "/models/a.pt%3FversionId%3Dhunter2");
+    let records = std::fs::read_dir(puller.options.cache_dir.join("sources")).unwrap();
+    let records: Vec<_> = records.map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap()).collect();
+    assert!(records.len() == 2 && records.iter().all(|record| record.contains("\"s3://models/a.pt\"")), "{records:?}");
+
+    server.then([Reply::s3_error(404, "NoSuchKey")]);
+    for uri in ["s3://models/a.pt?versionId=hunter2", "s3://models/a//b.pt?versionId=hunter2"] {
+        let failure = puller.failure(&ModelSource { uri: Some(uri.into()), ..at(&server, Some(b"x")) }).await;
+        assert!(
+            failure.message.contains("s3://models/a") && !failure.message.contains("hunter2"),
+            "{}",
+            failure.message
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_cut_object_is_continued_while_its_tag_holds() {
     let (puller, bytes) = (Puller::new().with_environment(&KEYS), content(SIZE, 5));
     let file = Reply::file(&bytes, "5");

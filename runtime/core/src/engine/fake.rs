@@ -1,13 +1,13 @@
 //! Engines for tests that need no libtorch: one of plain functions, and one with a [`device`] of literal delays.
 //!
-//! [`FakeModel`] describes a model and starts it in a repository. Invariant: a fake goes through the same scheduler, checks and
+//! [`FakeModel`] describes a model and starts it, in a repository or alone in a scheduler. Invariant: a fake goes through the same scheduler, checks and
 //! splitting as a real model.
 
 pub mod device;
 
 use std::sync::Arc;
 
-use torchmodel_crds::{BatchingSpec, DataType, Failure, ModelSpec};
+use torchmodel_crds::{BatchingSpec, DataType, Failure, FailurePhase, FailureReason, ModelSpec};
 
 use self::device::FakeDevice;
 use crate::{
@@ -17,9 +17,11 @@ use crate::{
     inference::NamedTensor,
     interface::{Interface, MethodInterface, ValueType},
     loader::LoadedModel,
-    model_key::ModelVersion,
+    metrics::Metrics,
+    model_key::{ModelKey, ModelVersion},
     plan::{DeviceKind, ExecutionPlan, Machine},
     repository::{LoadContext, LoadRequest, LoadedVersion, ModelRepository},
+    scheduler::{Scheduler, SchedulerConfig},
     signature::{InputSignature, OutputSignature, Signature},
     tensor::Tensor,
     warmup::Warmup,
@@ -176,6 +178,26 @@ impl FakeModel {
         let instances: Vec<BoxedInstance> = plan.handles().map(|_| (self.instance)()).collect();
         let binding = Binding::of_signature(method, self.signature);
         Ok(LoadedModel { binding, plan, warmup: Warmup::default(), instances })
+    }
+
+    /// Starts it in a scheduler of its own, with a plan that differs by `change` from what the configuration says. `on_fatal` hears of
+    /// an instance that can never work again.
+    ///
+    /// # Errors
+    /// The configuration's, the plan's or the instances'.
+    pub fn start(
+        self,
+        change: impl FnOnce(&mut ExecutionPlan),
+        on_fatal: impl Fn(Failure) + Send + Sync + 'static,
+    ) -> Result<Scheduler, Failure> {
+        let config = self
+            .config()
+            .map_err(|message| Failure::new(FailurePhase::Configure, FailureReason::SpecInvalid, message))?;
+        let mut loaded = self.load(&config)?;
+        change(&mut loaded.plan);
+        let key = ModelKey { name: config.name.clone(), version: ModelVersion::FIRST };
+        let metrics = Metrics::new().register(key).handle();
+        Scheduler::start(loaded, SchedulerConfig { model: config.name, metrics, on_fatal: Arc::new(on_fatal) })
     }
 
     /// What a repository loads it with.

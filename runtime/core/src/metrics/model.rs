@@ -28,7 +28,7 @@ pub struct ModelMetrics {
 
 impl ModelMetrics {
     /// Counts one request that was answered.
-    pub fn record_success(&self, timings: &RequestTimings) {
+    pub(crate) fn record_success(&self, timings: &RequestTimings) {
         let series = &self.series;
         series.success.add(1);
         series.inferences.add(timings.rows);
@@ -41,7 +41,7 @@ impl ModelMetrics {
     }
 
     /// Counts one request that ended as `outcome`, without an answer, after `duration`.
-    pub fn record_failure(&self, outcome: Outcome, duration: Duration) {
+    pub(crate) fn record_failure(&self, outcome: Outcome, duration: Duration) {
         let reason = FailureReason::of(outcome);
         if let Some(counter) = reason.and_then(|reason| self.series.failures.get(reason as usize)) {
             counter.add(1);
@@ -50,7 +50,7 @@ impl ModelMetrics {
     }
 
     /// Counts one run of the engine over `rows` rows of `requests` requests.
-    pub fn record_execution(&self, rows: u64, timings: &ExecutionTimings, requests: u64) {
+    pub(crate) fn record_execution(&self, rows: u64, timings: &ExecutionTimings, requests: u64) {
         let series = &self.series;
         series.executions.add(1);
         series.batch_rows.observe(rows);
@@ -66,7 +66,7 @@ impl ModelMetrics {
     }
 
     /// Sets how many requests wait.
-    pub fn set_queue_depth(&self, depth: usize) {
+    pub(crate) fn set_queue_depth(&self, depth: usize) {
         self.series.queue_depth.set(depth as u64);
     }
 
@@ -78,22 +78,22 @@ impl ModelMetrics {
     }
 
     /// Sets how many instances there are.
-    pub fn set_instances(&self, n: usize) {
+    pub(crate) fn set_instances(&self, n: usize) {
         self.series.instances.set(n as u64);
     }
 
     /// Sets whether the model answers.
-    pub fn set_ready(&self, ready: bool) {
+    pub(crate) fn set_ready(&self, ready: bool) {
         self.series.ready.set(u64::from(ready));
     }
 
     /// Sets how long the load took, warm-up included.
-    pub fn set_load_duration(&self, d: Duration) {
+    pub(crate) fn set_load_duration(&self, d: Duration) {
         self.series.load_duration_ns.set(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
     }
 
     /// Sets how large the model's file is.
-    pub fn set_artifact_size_bytes(&self, n: u64) {
+    pub(crate) fn set_artifact_size_bytes(&self, n: u64) {
         self.series.artifact_size_bytes.set(n);
     }
 

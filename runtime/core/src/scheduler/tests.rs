@@ -16,8 +16,6 @@ use bytes::Bytes;
 use super::*;
 use crate::{
     engine::fake::{FakeModel, device::FakeDevice},
-    metrics::Metrics,
-    model_key::{ModelKey, ModelVersion},
     tensor::{DataType, Tensor},
 };
 
@@ -36,16 +34,8 @@ impl Started {
     fn planned(model: FakeModel, change: impl FnOnce(&mut ExecutionPlan)) -> Self {
         let (report, fatal) = mpsc::channel();
         let report = Mutex::new(report);
-        let key = ModelKey { name: "m".parse().unwrap(), version: ModelVersion::FIRST };
-        let config = SchedulerConfig {
-            model: "m".parse().unwrap(),
-            metrics: Metrics::new().register(key).handle(),
-            on_fatal: Arc::new(move |failure| drop(report.lock().unwrap().send(failure))),
-        };
-        let model_config = model.config().unwrap();
-        let mut loaded = model.load(&model_config).unwrap();
-        change(&mut loaded.plan);
-        Self { scheduler: Scheduler::start(loaded, config).unwrap(), fatal: Mutex::new(fatal) }
+        let on_fatal = move |failure| drop(report.lock().unwrap().send(failure));
+        Self { scheduler: model.start(change, on_fatal).unwrap(), fatal: Mutex::new(fatal) }
     }
 
     /// Submits one row of one byte.

@@ -18,7 +18,7 @@ use tracing::{
 use tracing_subscriber::layer::{Context, Layer};
 
 use super::repeats::{Admission, Repeats, Summary};
-use crate::format_count;
+use crate::sizes::format_count;
 
 /// Of the lines that tell what was left out; they are not limited themselves.
 pub(super) const TARGET: &str = "repeated_lines";

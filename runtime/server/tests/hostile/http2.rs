@@ -67,9 +67,29 @@ fn varint_field(bytes: &mut Vec<u8>, tag: u8, value: &[u8]) {
     bytes.extend_from_slice(value);
 }
 
-/// Stream identifiers of a client.
-fn streams(count: u32) -> impl Iterator<Item = u32> {
-    (0..count).map(|number| number * 2 + 1)
+/// Does so on that many streams, one after the other, until the server takes no more.
+fn on_streams(count: u32, send: impl FnMut(u32) -> bool) -> bool {
+    (0..count).map(|number| number * 2 + 1).all(send)
+}
+
+/// Opens that many connections to each address, one after the other, and holds them all open. `attack` says whether the server took
+/// everything, which is its to choose.
+fn held(addresses: &[SocketAddr], count: usize, attack: impl Fn(&mut Connection) -> bool) -> Vec<Connection> {
+    let addresses = addresses.iter().flat_map(|address| std::iter::repeat_n(*address, count));
+    addresses
+        .map(|address| {
+            let mut connection = Connection::open(address, &[]);
+            attack(&mut connection);
+            connection
+        })
+        .collect()
+}
+
+/// Asserts that a server withstands the attack and serves a friendly client afterwards.
+fn assert_withstood<T>(attack: impl FnOnce(&Server) -> T) {
+    let server = Server::start();
+    server.withstands(|| attack(&server));
+    server.serves_a_friendly_client();
 }
 
 fn both_ports(server: &Server) -> [SocketAddr; 2] {
@@ -78,205 +98,134 @@ fn both_ports(server: &Server) -> [SocketAddr; 2] {
 
 #[test]
 fn a_header_block_without_an_end_is_refused() {
-    let server = Server::start();
-    server.withstands(|| {
-        let mut held = Vec::new();
-        for address in both_ports(&server) {
-            for _ in 0..16 {
-                let mut connection = Connection::open(address, &[]);
-                let filler = block(&[("filler", &"x".repeat(FRAME_BYTES - 64))]);
-                let mut goes_on = connection.send(&frame(HEADERS, 0, 1, &grpc_head(&[])));
-                for _ in 0..256 {
-                    goes_on = goes_on && connection.send(&frame(CONTINUATION, 0, 1, &filler));
-                }
-                held.push(connection);
-            }
-        }
-        held
+    let filler = block(&[("filler", &"x".repeat(FRAME_BYTES - 64))]);
+    let continuation = frame(CONTINUATION, 0, 1, &filler);
+    assert_withstood(|server| {
+        held(&both_ports(server), 16, |connection| {
+            connection.send(&frame(HEADERS, 0, 1, &grpc_head(&[]))) && (0..256).all(|_| connection.send(&continuation))
+        })
     });
-    server.serves_a_friendly_client();
 }
 
 #[test]
 fn many_streams_held_open_hold_no_more_than_the_budget() {
-    let server = Server::start();
-    server.withstands(|| {
-        let mut held = Vec::new();
-        for address in both_ports(&server) {
-            for _ in 0..8 {
-                let mut connection = Connection::open(address, &[]);
-                let body = vec![0; FRAME_BYTES];
-                for stream in streams(1024) {
-                    let sent = connection.send(&frame(HEADERS, END_HEADERS, stream, &grpc_head(&[])))
-                        && connection.send(&frame(
-                            DATA,
-                            0,
-                            stream,
-                            &message(false, MAX_REQUEST_BYTES - 8, &body)[..FRAME_BYTES],
-                        ));
-                    if !sent {
-                        break;
-                    }
-                }
-                held.push(connection);
-            }
-        }
-        held
+    let body = message(false, MAX_REQUEST_BYTES - 8, &vec![0; FRAME_BYTES]);
+    assert_withstood(|server| {
+        held(&both_ports(server), 8, |connection| {
+            on_streams(1024, |stream| {
+                connection.send(&frame(HEADERS, END_HEADERS, stream, &grpc_head(&[])))
+                    && connection.send(&frame(DATA, 0, stream, &body[..FRAME_BYTES]))
+            })
+        })
     });
-    server.serves_a_friendly_client();
 }
 
 #[test]
 fn gzip_held_open_over_grpc_inflates_within_the_budget() {
-    let server = Server::start();
     let bomb = gzip(&infer_request(MAX_REQUEST_BYTES - 100));
-    server.withstands(|| {
-        let mut held = Vec::new();
-        for _ in 0..8 {
-            let mut connection = Connection::open(server.grpc, &[]);
-            for stream in streams(64) {
-                let body = message(true, bomb.len(), &bomb);
-                let sent =
-                    connection.send(&frame(HEADERS, END_HEADERS, stream, &grpc_head(&[("grpc-encoding", "gzip")])))
-                        && send_body(&mut connection, stream, &body);
-                if !sent {
-                    break;
-                }
-            }
-            held.push(connection);
-        }
-        held
+    let body = message(true, bomb.len(), &bomb);
+    assert_withstood(|server| {
+        held(&[server.grpc], 8, |connection| {
+            on_streams(64, |stream| {
+                connection.send(&frame(HEADERS, END_HEADERS, stream, &grpc_head(&[("grpc-encoding", "gzip")])))
+                    && send_body(connection, stream, &body)
+            })
+        })
     });
-    server.serves_a_friendly_client();
 }
 
 #[test]
 fn a_message_longer_than_the_limit_is_refused_by_its_length_alone() {
-    let server = Server::start();
-    server.withstands(|| {
-        let mut connection = Connection::open(server.grpc, &[]);
-        for stream in streams(64) {
-            connection.send(&frame(HEADERS, END_HEADERS, stream, &grpc_head(&[])));
-            connection.send(&frame(DATA, 0, stream, &[0, 0xff, 0xff, 0xff, 0xff]));
-        }
-        assert!(connection.reads(HEADERS, Duration::from_secs(5)), "the refusal is told");
-        connection
+    assert_withstood(|server| {
+        held(&[server.grpc], 1, |connection| {
+            let sent = on_streams(64, |stream| {
+                connection.send(&frame(HEADERS, END_HEADERS, stream, &grpc_head(&[])))
+                    && connection.send(&frame(DATA, 0, stream, &[0, 0xff, 0xff, 0xff, 0xff]))
+            });
+            assert!(connection.reads(HEADERS, Duration::from_secs(5)), "the refusal is told");
+            sent
+        })
     });
-    server.serves_a_friendly_client();
 }
 
 #[test]
 fn answers_without_a_window_hold_no_more_than_the_budget() {
-    let server = Server::start();
-    server.withstands(|| {
-        let mut held = Vec::new();
-        for _ in 0..8 {
-            let mut connection = Connection::open(server.grpc, &[NO_WINDOW]);
-            for stream in streams(32) {
-                if !call(&mut connection, stream, 48 << 10) {
-                    break;
-                }
+    assert_withstood(|server| {
+        let mut held: Vec<_> = (0..8).map(|_| Connection::open(server.grpc, &[NO_WINDOW])).collect();
+        for connection in &mut held {
+            on_streams(32, |stream| {
+                let sent = call(connection, stream, 48 << 10);
                 connection.reads(WINDOW_UPDATE, Duration::from_millis(20));
-            }
-            held.push(connection);
+                sent
+            });
         }
         held
     });
-    server.serves_a_friendly_client();
 }
 
 #[test]
 fn rapid_resets_hold_nothing_and_stop_nobody() {
-    let server = Server::start();
-    server.withstands(|| {
-        for address in both_ports(&server) {
+    assert_withstood(|server| {
+        for address in both_ports(server) {
             for _ in 0..4 {
                 let mut connection = Connection::open(address, &[]);
-                for stream in streams(20_000) {
+                on_streams(20_000, |stream| {
                     let mut bytes = frame(HEADERS, END_HEADERS, stream, &grpc_head(&[]));
                     bytes.extend_from_slice(&frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
-                    if !connection.send(&bytes) {
-                        break;
-                    }
-                }
+                    connection.send(&bytes)
+                });
                 connection.close();
             }
         }
     });
-    server.serves_a_friendly_client();
 }
 
 #[test]
 fn floods_of_pings_and_settings_hold_nothing() {
-    let server = Server::start();
-    server.withstands(|| {
-        let mut held = Vec::new();
-        for address in both_ports(&server) {
-            for flood in [frame(PING, 0, 0, &[0; 8]), frame(SETTINGS, 0, 0, &[])] {
-                let mut connection = Connection::open(address, &[]);
-                let flood = flood.repeat(1000);
-                for _ in 0..200 {
-                    if !connection.send(&flood) {
-                        break;
-                    }
-                }
-                held.push(connection);
-            }
-        }
-        held
+    assert_withstood(|server| {
+        [frame(PING, 0, 0, &[0; 8]), frame(SETTINGS, 0, 0, &[])].map(|flood| {
+            let flood = flood.repeat(1000);
+            held(&both_ports(server), 1, |connection| (0..200).all(|_| connection.send(&flood)))
+        })
     });
-    server.serves_a_friendly_client();
 }
 
 #[test]
 fn empty_frames_without_end_hold_nothing() {
-    let server = Server::start();
-    server.withstands(|| {
-        let mut connection = Connection::open(server.grpc, &[]);
-        connection.send(&frame(HEADERS, END_HEADERS, 1, &grpc_head(&[])));
-        let empty = frame(DATA, 0, 1, &[]).repeat(1000);
-        for _ in 0..500 {
-            if !connection.send(&empty) {
-                break;
-            }
-        }
-        connection
+    let empty = frame(DATA, 0, 1, &[]).repeat(1000);
+    assert_withstood(|server| {
+        held(&[server.grpc], 1, |connection| {
+            connection.send(&frame(HEADERS, END_HEADERS, 1, &grpc_head(&[])))
+                && (0..500).all(|_| connection.send(&empty))
+        })
     });
-    server.serves_a_friendly_client();
 }
 
 #[test]
 fn small_entries_that_cost_much_memory_are_refused() {
-    let server = Server::start();
-    server.withstands(|| {
-        let mut held = Vec::new();
-        for tag in [4_u8, 5, 6, 7] {
-            let mut connection = Connection::open(server.grpc, &[]);
+    assert_withstood(|server| {
+        [4_u8, 5, 6, 7].map(|tag| {
             let entries = [tag << 3 | 2, 0].repeat((MAX_REQUEST_BYTES >> 1) - 8);
             let body = message(false, entries.len(), &entries);
-            connection.send(&frame(HEADERS, END_HEADERS, 1, &grpc_head(&[])));
-            for chunk in body.chunks(FRAME_BYTES) {
-                if !connection.send(&frame(DATA, 0, 1, chunk)) {
-                    break;
-                }
-                // The refusal may come at any time, and the window is enlarged as the server reads.
-                connection.reads(WINDOW_UPDATE, Duration::from_millis(1));
-            }
-            connection.send(&frame(DATA, END_STREAM, 1, &[]));
-            held.push(connection);
-        }
-        held
+            held(&[server.grpc], 1, |connection| {
+                connection.send(&frame(HEADERS, END_HEADERS, 1, &grpc_head(&[])));
+                body.chunks(FRAME_BYTES).all(|chunk| {
+                    let sent = connection.send(&frame(DATA, 0, 1, chunk));
+                    // The refusal may come at any time, and the window is enlarged as the server reads.
+                    connection.reads(WINDOW_UPDATE, Duration::from_millis(1));
+                    sent
+                });
+                connection.send(&frame(DATA, END_STREAM, 1, &[]))
+            })
+        })
     });
-    server.serves_a_friendly_client();
 }
 
 #[test]
 fn prefaces_without_more_leave_health_alone() {
-    let server = Server::start();
-    server.withstands(|| {
-        let held: Vec<_> = (0..200).map(|_| Connection::open(server.grpc, &[])).collect();
+    assert_withstood(|server| {
+        let held = held(&[server.grpc], 200, |_| true);
         server.serves_a_friendly_client();
         held
     });
-    server.serves_a_friendly_client();
 }

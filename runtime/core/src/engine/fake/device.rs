@@ -16,8 +16,8 @@ use crate::{
     inference::NamedTensor,
 };
 
-/// How long the device takes for each part of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How long the device takes for each part of a batch; no time at all by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Delays {
     /// To copy inputs in.
     pub stage: Duration,
