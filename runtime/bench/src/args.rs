@@ -140,7 +140,8 @@ pub struct WireArguments {
     /// Only cases whose name has this text. May be given several times; `rest` is the measurement at rest.
     #[arg(long = "case", value_name = "TEXT")]
     pub cases: Vec<String>,
-    /// Profile each case besides, in a run of its own: the share of copies and page faults in the server's CPU time. Needs perf.
+    /// Profile each case besides, in runs of their own: the share of copies and page faults in the server's CPU time, and the
+    /// allocations of a request. Needs perf, and the right to place probes (root).
     #[arg(long)]
     pub profile: bool,
     /// One round of half a second, without the largest sizes.

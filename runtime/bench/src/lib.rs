@@ -4,6 +4,7 @@
 //! (`request`), sent again and again by few threads (`generator` over `grpc` and `http`), every answer checked (`answer`), and what
 //! it cost read from /proc (`process`). It knows no other crate of the workspace: it measures programs, not code.
 
+mod allocations;
 mod answer;
 pub mod archive;
 pub mod args;

@@ -78,6 +78,8 @@ pub struct ProfileReport {
     pub server: String,
     /// Its shares, or what went wrong.
     pub shares: Result<Option<Shares>, String>,
+    /// Blocks of memory that a request asks for, or why they were not counted.
+    pub allocations: Result<f64, String>,
 }
 
 /// The table of profiles in Markdown; empty when none was taken.
@@ -86,17 +88,18 @@ pub fn profile_table(profiles: &[ProfileReport]) -> String {
     if profiles.is_empty() {
         return String::new();
     }
-    let titles = ["case", "server", "memcpy, memmove", "page faults", "socket copies", "samples"];
-    let mut lines = vec![row(titles), row(["---", "---", "---:", "---:", "---:", "---:"])];
-    for ProfileReport { case, server, shares } in profiles {
+    let titles = ["case", "server", "memcpy, memmove", "page faults", "socket copies", "samples", "allocations/req"];
+    let mut lines = vec![row(titles), row(["---", "---", "---:", "---:", "---:", "---:", "---:"])];
+    for ProfileReport { case, server, shares, allocations } in profiles {
+        let allocations = allocations.as_ref().map_or_else(|error| failure(error), |count| number(*count));
         let percent = |share: f64| format!("{:.1} %", share * 100.0);
         lines.push(match shares {
             Ok(Some(Shares { copies, page_faults, socket_copies, samples })) => {
                 let [copies, faults, socket] = [copies, page_faults, socket_copies].map(|share| percent(*share));
-                row([case.as_str(), server, &copies, &faults, &socket, &samples.to_string()])
+                row([case.as_str(), server, &copies, &faults, &socket, &samples.to_string(), &allocations])
             }
-            Ok(None) => row([case.as_str(), server, "no samples"]),
-            Err(error) => row([case.as_str(), server, &failure(error)]),
+            Ok(None) => row([case.as_str(), server, "no samples", "", "", "", &allocations]),
+            Err(error) => row([case.as_str(), server, &failure(error), "", "", "", &allocations]),
         });
     }
     lines.join("\n") + "\n"
@@ -208,15 +211,18 @@ mod tests {
     #[test]
     fn profiles_are_told_in_percent() {
         let shares = Shares { copies: 0.25, page_faults: 0.0, socket_copies: 0.125, samples: 8 };
-        let report = |shares| ProfileReport { case: "echo".into(), server: "slice".into(), shares };
+        let report = |shares| {
+            let allocations = if shares == Ok(None) { Err("no probes".into()) } else { Ok(51.25) };
+            ProfileReport { case: "echo".into(), server: "slice".into(), shares, allocations }
+        };
         let text = profile_table(&[report(Ok(Some(shares))), report(Ok(None)), report(Err("no perf".into()))]);
         let lines: Vec<&str> = text.lines().skip(2).collect();
         assert_eq!(
             lines,
             [
-                "| echo | slice | 25.0 % | 0.0 % | 12.5 % | 8 |",
-                "| echo | slice | no samples |",
-                "| echo | slice | failed: no perf |"
+                "| echo | slice | 25.0 % | 0.0 % | 12.5 % | 8 | 51.2 |",
+                "| echo | slice | no samples |  |  |  | failed: no probes |",
+                "| echo | slice | failed: no perf |  |  |  | 51.2 |"
             ]
         );
         assert_eq!(profile_table(&[]), "");

@@ -6,15 +6,16 @@
 use std::{error::Error, fmt::Write as _, io, sync::Arc, thread, time::Duration};
 
 use crate::{
+    allocations::AllocationProbes,
     archive::ModelFiles,
     args::WireArguments,
     case::{self, Case},
     cpus::CpuSet,
     figures::Figures,
     generator::Generator,
-    load::{Bound, EncodedLoad, RunOptions},
+    load::{Bound, EncodedLoad, RunOptions, Target},
     measure::{self, RunError},
-    process::Process,
+    process::{Process, real},
     profile::{Recording, Shares},
     report::{CaseReport, ProfileReport, announcing, profile_table, table},
     server::{RunningServer, RunningServers, ServerError, ServerProgram, ServerSetup},
@@ -28,6 +29,8 @@ const WARMUP: Duration = Duration::from_millis(300);
 /// How long a server's rest is measured, and how long it has to come to rest.
 const REST: Duration = Duration::from_secs(3);
 const SETTLE: Duration = Duration::from_secs(1);
+/// Requests on each connection while allocations are counted.
+const COUNTED_REQUESTS: usize = 20;
 /// How long a profile takes samples.
 const SAMPLED: Duration = Duration::from_secs(3);
 /// What selects the measurement at rest.
@@ -99,7 +102,7 @@ pub fn compare(arguments: WireArguments, running: &Arc<RunningServers>) -> Resul
         }
     }
     let is_whole = !notes.contains(FAILED)
-        && profiles.iter().all(|profile| profile.shares.is_ok())
+        && profiles.iter().all(|profile| profile.shares.is_ok() && profile.allocations.is_ok())
         && reports.iter().flat_map(|report| &report.servers).all(|(_, figures)| figures.is_ok());
     let (conditions, table) = (suite.conditions(), table(&reports, &suite.run.counters));
     let parts = [conditions, table, profile_table(&profiles), announcing(&reports) + &notes];
@@ -209,7 +212,23 @@ impl Suite {
             Ok(recording.finish()?)
         };
         let shares = record().map_err(|error| chain(error.as_ref()));
-        ProfileReport { case: case.name.clone(), server: (*name).to_owned(), shares }
+        let allocations = self.allocations(encoded, target).map_err(|error| chain(error.as_ref()));
+        ProfileReport { case: case.name.clone(), server: (*name).to_owned(), shares, allocations }
+    }
+
+    /// Blocks of memory that a request asks for, on connections that are open.
+    fn allocations(&self, encoded: &Arc<EncodedLoad>, target: Target) -> Result<f64, Box<dyn Error>> {
+        let pid = target.pid.unwrap_or_default();
+        let probes = AllocationProbes::place(pid)?;
+        let mut generator = Generator::open(encoded, target, &self.run)?;
+        generator.run(Bound::Requests(2))?;
+        let counting = probes.start(pid)?;
+        // It takes a moment to begin.
+        thread::sleep(SETTLE);
+        let done = generator.run(Bound::Requests(COUNTED_REQUESTS))?;
+        let count = counting.finish()?;
+        generator.close();
+        Ok(real(count) / real(done.latencies_ns.len() as u64))
     }
 
     /// What each server does while its clients do nothing.
