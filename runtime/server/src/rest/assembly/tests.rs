@@ -15,7 +15,8 @@ use crate::{
 const LIMITS: Limits = Limits { max_request_bytes: 1 << 20, are_tensors_compressed: false };
 
 pub(in crate::rest) fn request(header_length: Option<usize>, pieces: &[Bytes], is_announced: bool) -> RequestBody<'_> {
-    RequestBody { model: "m".parse().unwrap(), header_length, pieces, is_announced, metadata: None }
+    let model = "m".parse().unwrap();
+    RequestBody { model, header_length, content_encoding: None, pieces, is_announced, metadata: None }
 }
 
 /// `body`, cut at some places.
