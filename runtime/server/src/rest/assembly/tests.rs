@@ -152,6 +152,20 @@ fn json_that_comes_in_large_pieces_is_not_copied() {
 }
 
 #[test]
+fn a_number_that_is_cut_is_the_same_number_and_has_the_same_faults() {
+    let space = " ".repeat(JOINED_BYTES);
+    for number in ["12", "1.5e3", "12-3", "1e5e", "1.2.3", "-", "1."] {
+        let head = format!(r#"{space}{{"inputs":[{{"name":"a","datatype":"FP32","shape":[1],"data":["#);
+        let body = Bytes::from(format!("{head}{number}]}}]}}{space}"));
+        let decode = |pieces: &[Bytes]| assemble(&request(None, pieces, true), LIMITS, &Admission::new(8 << 20));
+        let whole = decode(std::slice::from_ref(&body));
+        for at in head.len()..=head.len() + number.len() {
+            assert_eq!(decode(&[body.slice(..at), body.slice(at..)]), whole, "{number} cut at {}", at - head.len());
+        }
+    }
+}
+
+#[test]
 fn small_pieces_of_json_take_no_more_memory_than_their_bytes() {
     let body = Bytes::from_static(br#"{"inputs":[]}"#);
     let mut text = Text::default();
