@@ -64,17 +64,22 @@ fn write_manifest(text: &mut String, interface: &Interface, name: &str, sha256: 
         "apiVersion: serving.torchmodel.dev/v1alpha1\nkind: TorchModel\nmetadata:\n  name: {}",
         dns_label(name)
     )?;
-    // Quoted, since a file's name may be anything: JSON's quotes are YAML's.
-    let uri = serde_json::Value::from(format!("s3://BUCKET/{name}.pt"));
+    // Quoted, since a file's name may be anything, and a method or argument may be called `null` or `y`: JSON's quotes are YAML's.
+    let quoted = |text: &str| serde_json::Value::from(text);
+    let uri = quoted(&format!("s3://BUCKET/{name}.pt"));
     writeln!(text, "spec:\n  source:\n    uri: {uri}\n    sha256: {sha256}")?;
     let Some(method) = method else { return Ok(()) };
-    writeln!(text, "  model:\n    method: {}", method.name)?;
+    writeln!(text, "  model:\n    method: {}", quoted(&method.name))?;
     let tensors: Vec<_> = method.arguments.iter().filter(|argument| argument.value_type == ValueType::Tensor).collect();
     if !tensors.is_empty() {
         writeln!(text, "    inputs:")?;
     }
     for argument in tensors {
-        writeln!(text, "    - name: {}\n      # datatype: FP32\n      # shape: [-1, 3, 224, 224]", argument.name)?;
+        writeln!(
+            text,
+            "    - name: {}\n      # datatype: FP32\n      # shape: [-1, 3, 224, 224]",
+            quoted(&argument.name)
+        )?;
     }
     Ok(())
 }
@@ -133,6 +138,17 @@ mod tests {
              writes to its inputs: they are copied for each request\n"
         );
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn names_that_are_other_values_in_yaml_stay_names() {
+        let json = r#"{"class_name":"M","methods":[{"name":"null","arguments":[{"name":"true","type":{"kind":"Tensor"},"has_default":false}],
+            "returns":{"kind":"Tensor"},"is_stateful":false,"writes_constants":false,"mutates_inputs":false,"is_random":false}],"parameters":{"count":0,"size_bytes":0},
+            "buffers":{"count":0,"size_bytes":0},"parameter_types":[],"constant_devices":[]}"#;
+        let text = describe(&serde_json::from_str(json).unwrap(), "m", &"0".repeat(64));
+        let (_, manifest) = text.split_once("\n\n").unwrap();
+        let configs = crate::manifest::parse(manifest, std::path::Path::new("m.yaml")).unwrap();
+        assert_eq!((configs[0].model.method.as_str(), configs[0].model.inputs[0].name.as_str()), ("null", "true"));
     }
 
     #[test]

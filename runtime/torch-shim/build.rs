@@ -2,8 +2,9 @@
 
 use std::{env, path::PathBuf};
 
-const SOURCES: [&str; 6] = ["shim.cpp", "analysis.cpp", "define.cpp", "effects.cpp", "state.cpp", "tensor.cpp"];
-const HEADERS: [&str; 5] = ["shim.h", "analysis.h", "effects.h", "guard.h", "state.h"];
+const SOURCES: [&str; 7] =
+    ["shim.cpp", "analysis.cpp", "define.cpp", "effects.cpp", "pickle.cpp", "state.cpp", "tensor.cpp"];
+const HEADERS: [&str; 6] = ["shim.h", "analysis.h", "effects.h", "guard.h", "pickle.h", "state.h"];
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");

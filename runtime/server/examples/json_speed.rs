@@ -55,6 +55,7 @@ fn measure(what: &str, values: &[f32], text: impl Fn(f32) -> String) {
     let body = |pieces| RequestBody {
         model: "m".parse().expect("a name"),
         header_length: None,
+        content_encoding: None,
         pieces,
         is_announced: true,
         metadata: None,

@@ -11,6 +11,7 @@ mod encoding;
 mod health;
 mod infer;
 mod message;
+pub mod offline;
 mod repository;
 mod status;
 mod walker;

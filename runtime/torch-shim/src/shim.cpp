@@ -2,6 +2,7 @@
 
 #include "shim.h"
 
+#include <caffe2/serialize/inline_container.h>
 #include <caffe2/serialize/read_adapter_interface.h>
 #include <sys/stat.h>
 #include <torch/csrc/jit/runtime/print_handler.h>
@@ -16,6 +17,7 @@
 
 #include "analysis.h"
 #include "guard.h"
+#include "pickle.h"
 #include "state.h"
 
 using shim::device_of;
@@ -189,7 +191,10 @@ void shim_string_free(char *text) { std::free(text); }
 int shim_module_load(int file, int device, ShimModule **out, ShimError *error) {
   return guarded(error, [&] {
     c10::InferenceMode guard;
-    auto module = torch::jit::load(std::make_shared<FileReader>(file), device_of(device));
+    auto archive = std::make_shared<FileReader>(file);
+    caffe2::serialize::PyTorchStreamReader reader(archive);
+    shim::check_pickles(reader);
+    auto module = torch::jit::load(archive, device_of(device));
     module.eval();
     *out = new ShimModule{std::move(module)};
   });

@@ -59,8 +59,8 @@ pub(super) struct Infer {
 }
 
 /// Why a call is not answered with outputs, and the metrics' word for it.
-struct Refusal {
-    status: Status,
+pub(super) struct Refusal {
+    pub(super) status: Status,
     outcome: Outcome,
 }
 
@@ -221,7 +221,7 @@ impl Infer {
 }
 
 /// Decodes what was received. Gives the model's name also where the rest is wrong.
-fn decode(walked: Walked, decoding: &Decoding) -> (Option<ModelName>, Result<InferRequest, InferError>) {
+pub(super) fn decode(walked: Walked, decoding: &Decoding) -> (Option<ModelName>, Result<InferRequest, InferError>) {
     let Walked { raw, rest, mut reservation, .. } = walked;
     let invalid = |text: String| (None, Err(InferError::InvalidRequest(text)));
     // What prost makes of typed contents, and the tensors made of that.

@@ -75,8 +75,11 @@ impl MessageReader {
         match &mut self.body {
             Body::Unknown => Ok(()),
             Body::Plain(walker, missing) => {
-                *missing = missing.checked_sub(bytes.len()).ok_or_else(too_long)?;
-                walker.push(bytes)
+                // What is wrong within the message comes first, however it was cut.
+                let (own, more) = bytes.split_at_checked(*missing).unwrap_or((bytes, &[]));
+                *missing = missing.saturating_sub(own.len());
+                walker.push(own)?;
+                if more.is_empty() { Ok(()) } else { Err(too_long()) }
             }
             Body::Compressed(compressed) => {
                 if compressed.slab.append(bytes) < bytes.len() {
@@ -281,6 +284,16 @@ mod tests {
         }
         let error = read(&admission(), None, &[&prefixed(1, &good)]).unwrap_err();
         assert!(error.to_string().contains("names no grpc-encoding"), "{error}");
+    }
+
+    #[test]
+    fn a_message_that_is_wrong_and_too_long_is_told_the_same_however_it_is_cut() {
+        let message = [prefixed(0, &[0x3a, 0x7f, 1]), vec![0]].concat();
+        let whole = read(&admission(), Encoding::Identity, &[&message]).unwrap_err();
+        for cut in 0..=message.len() {
+            let cut = read(&admission(), Encoding::Identity, &[&message[..cut], &message[cut..]]).unwrap_err();
+            assert_eq!(cut.to_string(), whole.to_string());
+        }
     }
 
     #[test]

@@ -10,8 +10,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::number::Number;
 
-/// Pieces below this are joined to one another: a piece keeps the whole buffer that it was read into, of 8 KiB at least.
-pub(super) const JOINED_BYTES: usize = 16 << 10;
+/// Pieces below this are joined to one another: a piece keeps the whole buffer that it was read into, of 8 KiB at least. A fuzzer's
+/// inputs are small, and their borders matter.
+pub(super) const JOINED_BYTES: usize = if cfg!(fuzzing) { 8 } else { 16 << 10 };
 /// Arrays and objects in one another in a member that nobody reads; each takes a byte.
 const MAX_SKIPPED_DEPTH: usize = 1 << 20;
 
@@ -323,9 +324,19 @@ impl<'a> Cursor<'a> {
             after.advance(1);
         }
         let text = after.since(self);
-        let value = read(&Number::read(&text).filter(|number| number.text().len() == text.len())?)?;
-        *self = after;
+        let number = Number::read(&text)?;
+        let value = read(&number)?;
+        self.advance_across(number.text().len());
         Some(value)
+    }
+
+    /// Passes over `count` bytes of this piece and of those behind it.
+    fn advance_across(&mut self, mut count: usize) {
+        while count > 0 && self.peek().is_some() {
+            let here = count.min(self.rest.len());
+            self.advance(here);
+            count = count.saturating_sub(here);
+        }
     }
 
     /// Passes over one value of any kind.

@@ -1,5 +1,6 @@
 //! The shim against a real libtorch: models made here, described, run and made to fail.
 
+mod damaged;
 mod effects;
 mod gpu;
 mod module;

@@ -15,7 +15,8 @@ use crate::{
 const LIMITS: Limits = Limits { max_request_bytes: 1 << 20, are_tensors_compressed: false };
 
 pub(in crate::rest) fn request(header_length: Option<usize>, pieces: &[Bytes], is_announced: bool) -> RequestBody<'_> {
-    RequestBody { model: "m".parse().unwrap(), header_length, pieces, is_announced, metadata: None }
+    let model = "m".parse().unwrap();
+    RequestBody { model, header_length, content_encoding: None, pieces, is_announced, metadata: None }
 }
 
 /// `body`, cut at some places.
@@ -148,6 +149,20 @@ fn json_that_comes_in_large_pieces_is_not_copied() {
     assert!(data.as_chunks::<4>().0.iter().all(|bytes| *bytes == 0.12345f32.to_le_bytes()));
     assert_eq!(admission.copied_bytes(Protocol::Rest, Direction::In), last, "only what is too small to be kept");
     assert_eq!(admission.held(), 160_000, "the text is given back");
+}
+
+#[test]
+fn a_number_that_is_cut_is_the_same_number_and_has_the_same_faults() {
+    let space = " ".repeat(JOINED_BYTES);
+    for number in ["12", "1.5e3", "12-3", "1e5e", "1.2.3", "-", "1."] {
+        let head = format!(r#"{space}{{"inputs":[{{"name":"a","datatype":"FP32","shape":[1],"data":["#);
+        let body = Bytes::from(format!("{head}{number}]}}]}}{space}"));
+        let decode = |pieces: &[Bytes]| assemble(&request(None, pieces, true), LIMITS, &Admission::new(8 << 20));
+        let whole = decode(std::slice::from_ref(&body));
+        for at in head.len()..=head.len() + number.len() {
+            assert_eq!(decode(&[body.slice(..at), body.slice(at..)]), whole, "{number} cut at {}", at - head.len());
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Tests of the JSON head: what may be left out, bounds, and the words and places of errors.
 
 use proptest::prelude::*;
+use torchmodel_core::inference::Parameter;
 
 use super::*;
 use crate::admission::Admission;
@@ -35,6 +36,13 @@ fn optional_members_may_be_null() {
         assert!(body.id.is_none() && body.parameters.is_empty());
     })
     .unwrap();
+}
+
+#[test]
+fn a_parameter_is_the_number_nearest_to_its_text() {
+    let json = br#"{"parameters":{"a":2.0522684023813254e-289},"inputs":[]}"#;
+    let expected = Parameters::from([("a".to_owned(), Parameter::Double(2.052_268_402_381_325_4e-289))]);
+    assert_eq!(parse(json, |body| body.parameters).unwrap(), expected);
 }
 
 #[test]
