@@ -289,9 +289,9 @@ mod tests {
     #[test]
     fn a_message_that_is_wrong_and_too_long_is_told_the_same_however_it_is_cut() {
         let message = [prefixed(0, &[0x3a, 0x7f, 1]), vec![0]].concat();
-        let whole = read(&admission(), Encoding::Identity, &[&message]).unwrap_err();
+        let whole = read(&admission(), None, &[&message]).unwrap_err();
         for cut in 0..=message.len() {
-            let cut = read(&admission(), Encoding::Identity, &[&message[..cut], &message[cut..]]).unwrap_err();
+            let cut = read(&admission(), None, &[&message[..cut], &message[cut..]]).unwrap_err();
             assert_eq!(cut.to_string(), whole.to_string());
         }
     }
