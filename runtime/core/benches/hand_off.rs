@@ -12,7 +12,7 @@ use std::{
 };
 
 use torchmodel_core::{
-    engine::fake::{FakeModel, join},
+    fake::{FakeModel, join},
     inference::NamedTensor,
     plan::{ExecutionPlan, HandOff, Threads},
     scheduler::{Reply, Scheduler},

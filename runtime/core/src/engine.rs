@@ -1,6 +1,6 @@
 //! The seam between the scheduler and whatever computes: instances that stage, launch and finish batches.
 //!
-//! libtorch's engine is the crate `torchmodel-torch`; [`fake`] has one of plain functions and one with a device of literal delays,
+//! libtorch's engine is the crate `torchmodel-torch`; [`crate::fake`] has one of plain functions and one with a device of literal delays,
 //! for tests. [`crate::loader`] makes instances. Invariant: an instance is driven by one thread at a time, and its batches are
 //! finished in the order in which they were launched.
 
@@ -11,7 +11,6 @@ use crate::{
     tensor::{DataLocation, DataType, TensorData},
 };
 
-pub mod fake;
 mod slots;
 
 pub use self::slots::{BoxedInstance, DynInstance, boxed};

@@ -9,6 +9,7 @@ pub mod binding;
 pub mod config;
 pub mod configuration;
 pub mod engine;
+pub mod fake;
 pub mod freedom;
 pub mod inference;
 pub mod interface;

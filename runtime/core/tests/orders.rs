@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use shuttle::{future::block_on, scheduler::RandomScheduler, thread};
 use torchmodel_core::{
-    engine::fake::{
+    fake::{
         FakeModel,
         device::{Delays, FakeDevice},
     },

@@ -52,11 +52,6 @@ fn is_in(file: &File, parts: &[&str]) -> bool {
     parts.iter().any(|part| file.path == *part || (part.ends_with('/') && file.path.starts_with(part)))
 }
 
-/// Whether a file holds tests only.
-fn is_test(file: &File) -> bool {
-    file.path.contains("/tests/") || file.path.ends_with("tests.rs")
-}
-
 /// Whether `word` stands in `line` as a whole word.
 fn has_word(line: &str, word: &str) -> bool {
     let is_part = |letter: char| letter.is_alphanumeric() || letter == '_';
@@ -66,12 +61,8 @@ fn has_word(line: &str, word: &str) -> bool {
 
 /// The lines of a file's code in which one of the words stands, without the tests at its end.
 fn breaches(file: &File, words: &[&str], why: &str) -> Vec<String> {
-    let program = file.code().take_while(|(_, line)| !line.starts_with("#[cfg(test)]"));
-    // A word within quotation marks names nothing.
-    let named = |line: &str| line.split('"').step_by(2).collect::<Vec<_>>().join("\"");
-    program
+    file.program()
         .filter_map(|(number, line)| {
-            let line = named(line);
             let word = words.iter().find(|word| has_word(&line, word))?;
             Some(format!("{}:{number}: `{word}`: {why}", file.path))
         })
@@ -83,7 +74,7 @@ fn no_part_imports_what_it_must_not_know() {
     let files = files(".rs");
     let mut found = Vec::new();
     for (parts, words, why) in RULES {
-        let members: Vec<&File> = files.iter().filter(|file| is_in(file, parts) && !is_test(file)).collect();
+        let members: Vec<&File> = files.iter().filter(|file| is_in(file, parts) && !file.is_test()).collect();
         assert!(!members.is_empty(), "{parts:?} have gone; correct the rule");
         found.extend(members.into_iter().flat_map(|file| breaches(file, words, why)));
     }

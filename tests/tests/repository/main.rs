@@ -2,6 +2,7 @@
 //!
 //! They read the sources as text and need no cluster. A rule is broken where a test fails; the rule is not what changes then.
 
+mod circles;
 mod imports;
 mod manifests;
 mod sources;
@@ -31,6 +32,27 @@ impl File {
             _ => line.len(),
         };
         self.text.lines().enumerate().map(move |(index, line)| (index + 1, &line[..without_comment(line)]))
+    }
+
+    /// Lines of the program alone: without the tests at the file's end, without what else is for tests at its top level, and without
+    /// what stands within quotation marks, which names nothing.
+    fn program(&self) -> impl Iterator<Item = (usize, String)> {
+        let mut is_attributed = false;
+        let lines = self.code().map_while(move |(number, line)| {
+            let is_for_tests = std::mem::take(&mut is_attributed);
+            is_attributed = ["#[cfg(test)]", "#[cfg(all(test"].iter().any(|start| line.starts_with(start));
+            match is_for_tests {
+                true if line.starts_with("mod ") && line.ends_with('{') => None,
+                true => Some((number, "")),
+                false => Some((number, line)),
+            }
+        });
+        lines.map(|(number, line)| (number, line.split('"').step_by(2).collect::<Vec<_>>().join("\"")))
+    }
+
+    /// Whether it holds tests only.
+    fn is_test(&self) -> bool {
+        self.path.contains("/tests/") || self.path.ends_with("tests.rs")
     }
 }
 

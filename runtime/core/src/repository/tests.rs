@@ -10,7 +10,8 @@ use torchmodel_crds::{DataType, FailurePhase, FailureReason};
 
 use super::*;
 use crate::{
-    engine::{EngineError, fake::FakeModel},
+    engine::EngineError,
+    fake::FakeModel,
     inference::{InferRequest, InferResponse, NamedTensor, Parameters},
     tensor::Tensor,
 };

@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::{
-    engine::fake::{FakeModel, device::FakeDevice},
+    fake::{FakeModel, device::FakeDevice},
     tensor::{DataType, Tensor},
 };
 

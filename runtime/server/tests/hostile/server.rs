@@ -15,7 +15,7 @@ use std::{
 };
 
 use torchmodel_core::{
-    engine::fake::FakeModel,
+    fake::FakeModel,
     metrics::Metrics,
     repository::{ModelRepository, RepositoryOptions},
     tensor::DataType,

@@ -7,10 +7,8 @@ use std::{
 
 use tokio::task::JoinHandle;
 use torchmodel_core::{
-    engine::{
-        EngineError,
-        fake::{FakeModel, join},
-    },
+    engine::EngineError,
+    fake::{FakeModel, join},
     inference::NamedTensor,
     metrics::Metrics,
     model_key::{ModelName, ModelVersion},

@@ -2,12 +2,10 @@
 
 use super::*;
 use crate::{
-    engine::{
-        EngineError, Step,
-        fake::{
-            device::{Delays, Fault},
-            join,
-        },
+    engine::{EngineError, Step},
+    fake::{
+        device::{Delays, Fault},
+        join,
     },
     inference::NamedTensor,
 };

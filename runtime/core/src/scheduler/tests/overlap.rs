@@ -1,8 +1,8 @@
 //! One batch is staged while another computes: exact times on a device with a clock of its own.
 
 use super::*;
-use crate::engine::{
-    Step,
+use crate::{
+    engine::Step,
     fake::device::{Call, Delays},
 };
 

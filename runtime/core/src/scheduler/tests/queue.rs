@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::{
-    engine::{EngineError, fake::join},
+    engine::EngineError,
+    fake::join,
     inference::NamedTensor,
     plan::HandOff,
     tensor::{SharedData, TensorData},

@@ -1,4 +1,4 @@
-//! Engines for tests that need no libtorch: one of plain functions, and one with a [`device`] of literal delays.
+//! Engines and models for tests that need no libtorch: one of plain functions, and one with a [`device`] of literal delays.
 //!
 //! [`FakeModel`] describes a model and starts it, in a repository or alone in a scheduler. Invariant: a fake goes through the same scheduler, checks and
 //! splitting as a real model.
