@@ -11,6 +11,8 @@ export CARGO_TERM_PROGRESS_WHEN ?= never
 CARGO := cargo
 IMAGE := target/image
 RELEASE := target/release
+# A workspace of their own.
+FUZZ_TARGETS := runtime/fuzz/targets/Cargo.toml
 
 # say TEXT: a line that stands out, with the time since `make` began.
 START := $(shell date +%s)
@@ -105,17 +107,20 @@ cluster-down: ## End it, leaving nothing behind (root)
 .PHONY: format
 format: ## Write Rust and shell as `make lint` wants them
 	@$(CARGO) fmt --all
+	@$(CARGO) fmt --manifest-path $(FUZZ_TARGETS)
 	@tests/lint.sh format
 
 .PHONY: lint
 lint: libtorch ## Format, lints (clippy pedantic, no warnings), scripts, licences
 	@$(call say,format)
 	@$(CARGO) fmt --all --check
+	@$(CARGO) fmt --check --manifest-path $(FUZZ_TARGETS)
 	@$(call say,scripts and dependencies)
 	@tests/lint.sh
 	@$(call say,lints)
 	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	@$(CARGO) clippy --locked -p torchmodel-core --features shuttle --test orders -- -D warnings
+	@$(CARGO) clippy --locked --manifest-path $(FUZZ_TARGETS) --target-dir target -- -D warnings
 	@$(call say,documentation)
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 
@@ -130,6 +135,11 @@ test-code: libtorch cluster-programs demo-files ## Unit and integration tests, w
 test-cycles: libtorch ## Load, ask and unload a model 1,000 times, and compare the growth of memory with libtorch's own (5 minutes)
 	@$(call say,memory over 1,000 lives of a version)
 	@TORCHMODEL_CYCLES=1000 $(CARGO) test --locked -p torchmodel-runtime --test cycles -- --nocapture
+
+.PHONY: fuzz
+fuzz: libtorch ## Give every decoder made-up inputs (ARGUMENTS="rest_json --runs=10000000" for one target and more of them)
+	@$(call say,fuzz targets (the first time some minutes to build))
+	@runtime/fuzz/run.sh $(ARGUMENTS)
 
 .PHONY: test-clients
 test-clients: libtorch ## Ask the runtime with stock clients: perf_analyzer and tritonclient (root)

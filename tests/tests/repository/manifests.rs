@@ -1,6 +1,11 @@
 //! What every Cargo.toml keeps to.
 
-use super::{assert_none, files, read};
+use super::{File, assert_none, files, read};
+
+/// The members' manifests. The fuzz targets are a workspace of their own, and no part of what is served.
+fn manifests() -> impl Iterator<Item = File> {
+    files("Cargo.toml").into_iter().filter(|file| file.path != "runtime/fuzz/targets/Cargo.toml")
+}
 
 /// Name and text of each dependency in a member's manifest.
 fn dependencies(text: &str) -> Vec<(usize, &str)> {
@@ -19,7 +24,7 @@ fn dependencies(text: &str) -> Vec<(usize, &str)> {
 #[test]
 fn versions_stand_in_the_root_alone() {
     let mut found = Vec::new();
-    for file in files("Cargo.toml") {
+    for file in manifests() {
         for (number, line) in dependencies(&file.text) {
             // A crate's own features for its tests: cargo wants a path for that.
             let is_own = line.contains("path = \".\"");
@@ -46,8 +51,7 @@ fn every_dependency_is_stripped_of_its_default_features() {
 
 #[test]
 fn every_member_takes_the_workspaces_lints() {
-    let found: Vec<String> = files("Cargo.toml")
-        .into_iter()
+    let found: Vec<String> = manifests()
         // The shim allows what the others forbid, and says so itself.
         .filter(|file| file.path != "runtime/torch-shim/Cargo.toml" && !file.text.contains("[lints]\nworkspace = true"))
         .map(|file| file.path)

@@ -1,0 +1,5 @@
+//! Hands libFuzzer's inputs to `check_rest_json`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| torchmodel_fuzz::check_rest_json(input));
