@@ -50,6 +50,7 @@ pub async fn serve(arguments: ServeArguments, loader: Arc<dyn Loader>, signals: 
         max_connections: connections_within(raise_open_files()),
         io_threads: arguments.io_threads.map_or_else(io_threads, NonZeroUsize::get),
         drain_timeout: arguments.drain_timeout.get(),
+        release_memory: torch_shim::release_free_memory,
     };
 
     let sources = Sources { options: artifact_options(&arguments.artifact), loader, runtime: Handle::current() };

@@ -15,7 +15,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    sync::Notify,
+    time::{Instant, Sleep, sleep_until},
+};
 use torchmodel_core::{
     inference::InferError,
     metrics::Protocol,
@@ -66,10 +69,15 @@ pub enum Direction {
     Out,
 }
 
+/// So much held at one time leaves holes in the heap that are worth giving back.
+const MUCH: usize = 16 << 20;
+
 #[derive(Debug)]
 struct Shared {
     maximum: usize,
     held: AtomicUsize,
+    /// Told when much is held that was not before.
+    rose: Notify,
     pool: SlabPool,
     /// By protocol, then direction.
     copied: [AtomicU64; 4],
@@ -91,7 +99,8 @@ impl Admission {
     /// The same, with buffers from `pool`.
     #[must_use]
     pub fn with_pool(maximum: usize, pool: SlabPool) -> Self {
-        let shared = Shared { maximum, held: AtomicUsize::new(0), pool, copied: Default::default() };
+        let (held, rose) = (AtomicUsize::new(0), Notify::new());
+        let shared = Shared { maximum, held, rose, pool, copied: Default::default() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -111,6 +120,16 @@ impl Admission {
     #[must_use]
     pub fn pool(&self) -> &SlabPool {
         &self.shared.pool
+    }
+
+    /// Completes when so much was held that what the allocator keeps of it is worth giving back.
+    pub(crate) async fn rose(&self) {
+        self.shared.rose.notified().await;
+    }
+
+    /// Whether little is held and no idle buffer is kept.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.held() < MUCH && self.pool().idle_bytes() == 0
     }
 
     /// Reserves `bytes`, or nothing. An empty reservation is always given.
@@ -145,11 +164,14 @@ impl Admission {
     }
 
     fn hold(&self, bytes: usize) -> Result<(), AdmissionError> {
-        let Shared { maximum, held, pool, .. } = &*self.shared;
+        let Shared { maximum, held, rose, pool, .. } = &*self.shared;
         let sum = |held: usize| held.checked_add(bytes).filter(|sum| sum <= maximum);
         let before = held
             .fetch_update(Relaxed, Relaxed, sum)
             .map_err(|held| AdmissionError::Full { held, maximum: *maximum })?;
+        if before < MUCH && before.saturating_add(bytes) >= MUCH {
+            rose.notify_one();
+        }
         let free = maximum.saturating_sub(before.saturating_add(bytes));
         if free < maximum / IDLE_PART && pool.idle_bytes() > free {
             pool.shrink_to(free);
@@ -208,7 +230,8 @@ impl Reservation {
         Ok(())
     }
 
-    /// Holds so many of `more` bytes that a request that is alone is not refused for what is made of it: its body was admitted.
+    /// Holds so many of `more` bytes that a request that is alone is not refused for what is made of it: its body was admitted. What is
+    /// made of a body is at most some thirty times its size (empty strings in gRPC's typed contents), bounded by --max-request-bytes.
     pub fn grow_within(&mut self, more: usize) -> Result<(), AdmissionError> {
         let left = self.admission.maximum().saturating_sub(self.bytes).saturating_sub(self.beside);
         self.grow(more.min(left))

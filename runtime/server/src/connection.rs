@@ -6,10 +6,7 @@
 use std::{
     convert::Infallible,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -30,8 +27,8 @@ use tokio::{
 };
 
 use crate::{
+    activity::{Activity, InFlight},
     http2::{self, Handler},
-    io_threads,
     rest::{AnswerBody, RestService},
     socket::Socket,
 };
@@ -72,15 +69,21 @@ pub(crate) async fn serve<H: Handler>(mut stream: TcpStream, port: Port<H>, mut 
     let Some(rest) = port.rest else {
         return http2::serve(stream, Bytes::new(), &port.handler, stopped).await;
     };
-    let first = tokio::select! {
-        first = timeout(FIRST_REQUEST_TIMEOUT, read_first(&mut stream)) => first,
-        _ = async { stopped.wait_for(|is_stopped| *is_stopped).await.map(|_| ()) } => return,
+    let first = {
+        let mut first = std::pin::pin!(timeout(FIRST_REQUEST_TIMEOUT, read_first(&mut stream)));
+        tokio::select! {
+            first = &mut first => first,
+            // A request may be on its way.
+            _ = async { stopped.wait_for(|is_stopped| *is_stopped).await.map(|_| ()) } => {
+                timeout(CLOSE_TIMEOUT, first).await.unwrap_or_else(Err)
+            }
+        }
     };
     let Ok(Some((prefix, is_http2))) = first else { return };
     if is_http2 {
         return http2::serve(stream, prefix, &port.handler, stopped).await;
     }
-    serve_http1(Socket::new(stream, prefix), rest, stopped).await;
+    serve_http1((stream, prefix), rest, stopped).await;
 }
 
 /// Reads until it is clear which protocol the client speaks: what was read, and whether it is HTTP/2.
@@ -101,36 +104,16 @@ async fn read_first(stream: &mut TcpStream) -> Option<(Bytes, bool)> {
     }
 }
 
-/// What the requests of a connection have come to.
-#[derive(Debug, Default)]
-struct Activity {
-    has_begun: AtomicBool,
-    in_flight: AtomicUsize,
-}
-
-/// A request in flight, from its head to the end of its answer.
-struct InFlight(Arc<Activity>);
-
-impl InFlight {
-    fn new(activity: &Arc<Activity>) -> Self {
-        activity.has_begun.store(true, Relaxed);
-        activity.in_flight.fetch_add(1, Relaxed);
-        io_threads::began();
-        Self(Arc::clone(activity))
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
-        io_threads::answered();
-    }
-}
-
-/// An answer's body, which ends the request when it is sent or given up.
+/// An answer's body. When the connection has taken all of it, or gives it up, the request waits for no more than its being written.
 struct SentBody {
     body: AnswerBody,
-    _in_flight: InFlight,
+    in_flight: InFlight,
+}
+
+impl Drop for SentBody {
+    fn drop(&mut self) {
+        self.in_flight.time_until_written(self.body.take_timer());
+    }
 }
 
 impl hyper::body::Body for SentBody {
@@ -168,14 +151,15 @@ fn head_too_large() -> Response<AnswerBody> {
     response
 }
 
-async fn serve_http1(socket: Socket, rest: RestService, mut stopped: watch::Receiver<bool>) {
+async fn serve_http1((stream, prefix): (TcpStream, Bytes), rest: RestService, mut stopped: watch::Receiver<bool>) {
     let activity = Arc::new(Activity::default());
+    let socket = Socket::new(stream, prefix, Arc::clone(&activity));
     let service = service_fn(|request| {
         let in_flight = InFlight::new(&activity);
         let rest = &rest;
         async move {
             let answer = if is_head_too_large(&request) { head_too_large() } else { rest.answer(request).await };
-            Ok::<_, Infallible>(answer.map(|body| SentBody { body, _in_flight: in_flight }))
+            Ok::<_, Infallible>(answer.map(|body| SentBody { body, in_flight }))
         }
     });
     let mut builder = http1::Builder::new();
@@ -201,7 +185,7 @@ async fn serve_http1(socket: Socket, rest: RestService, mut stopped: watch::Rece
 /// Completes when no request has begun in time, and never when one has.
 async fn first_request_missed(activity: &Activity) {
     sleep(FIRST_REQUEST_TIMEOUT).await;
-    if activity.has_begun.load(Relaxed) {
+    if activity.has_begun() {
         std::future::pending::<()>().await;
     }
 }
@@ -210,7 +194,7 @@ async fn first_request_missed(activity: &Activity) {
 async fn idle(activity: &Activity) {
     loop {
         sleep(CLOSE_TIMEOUT).await;
-        if activity.in_flight.load(Relaxed) == 0 {
+        if activity.is_idle() {
             return;
         }
     }

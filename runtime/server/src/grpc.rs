@@ -74,7 +74,9 @@ const SERVICE_NAME: &str = "inference.GRPCInferenceService";
 const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/inference_descriptor.bin"));
 
 /// The most bytes of a message of a call that carries no tensors, also after decompression.
-const MAX_SMALL_MESSAGE_BYTES: usize = 64 << 10;
+const MAX_SMALL_MESSAGE_BYTES: usize = 16 << 10;
+/// The same of health checks, which keep a model's name for as long as they watch it.
+const MAX_HEALTH_MESSAGE_BYTES: usize = 4 << 10;
 
 /// Serves the gRPC port: `ModelInfer` by itself, all other calls by tonic's router.
 pub(crate) struct GrpcHandler {
@@ -115,7 +117,8 @@ impl Handler for GrpcHandler {
 
 /// The calls without tensors, `grpc.health.v1`, and reflection in both its versions.
 fn routes(service: InferenceService) -> Routes {
-    let health = HealthServer::new(health::HealthOf(service.clone()));
+    let health =
+        HealthServer::new(health::HealthOf(service.clone())).max_decoding_message_size(MAX_HEALTH_MESSAGE_BYTES);
     let inference = GrpcInferenceServiceServer::new(Inference { service })
         .max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES)
         .accept_compressed(CompressionEncoding::Gzip)
@@ -127,11 +130,11 @@ fn routes(service: InferenceService) -> Routes {
     };
     let routes = Routes::new(inference).add_service(health);
     let routes = match reflection().build_v1() {
-        Ok(reflection) => routes.add_service(reflection),
+        Ok(reflection) => routes.add_service(reflection.max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES)),
         Err(_) => routes,
     };
     match reflection().build_v1alpha() {
-        Ok(reflection) => routes.add_service(reflection),
+        Ok(reflection) => routes.add_service(reflection.max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES)),
         Err(_) => routes,
     }
 }

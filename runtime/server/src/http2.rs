@@ -54,8 +54,8 @@ const SEND_BUFFER_BYTES: usize = 4 << 20;
 const MAX_RESET_STREAMS: usize = 50;
 /// So many calls of a connection are free; each further one reserves [`CALL_BYTES`], as does a large head.
 const FREE_CALLS: usize = 8;
-/// What a call takes beside its body and its answer.
-const CALL_BYTES: usize = 8 << 10;
+/// What a call takes beside a body of tensors and its answer; a message of a call without tensors is in it.
+const CALL_BYTES: usize = 24 << 10;
 /// A head beyond this reserves what it takes.
 const FREE_HEAD_BYTES: usize = 2 << 10;
 /// Rounds before other connections get their turn.

@@ -4,6 +4,7 @@
 //! whatever the others do. Invariant: no connection can end the server or hold it up past the drain timeout, and each costs a bounded
 //! time to refuse.
 
+mod activity;
 pub mod admission;
 mod blocking;
 mod compression;
@@ -77,6 +78,8 @@ pub struct Serving {
     pub io_threads: usize,
     /// How long requests in flight may take after `shutdown`.
     pub drain_timeout: Duration,
+    /// Gives memory that the allocator keeps back to the system. Called on a thread that may block, when little is in flight after much.
+    pub release_memory: fn(),
 }
 
 /// How many connections each port may serve where so many files may be open: health must answer when clients take all they can.
@@ -93,7 +96,7 @@ pub async fn serve(listeners: Listeners, serving: Serving, shutdown: impl Future
     let rest = RestService::new(Routes::Inference, &serving, compressor.clone());
     let admin = RestService::new(Routes::Admin, &serving, compressor.clone());
     let grpc = Port { handler: Arc::new(GrpcHandler::new(&serving, compressor)), rest: None };
-    let Serving { admission, max_connections, io_threads, drain_timeout, .. } = serving;
+    let Serving { admission, max_connections, io_threads, drain_timeout, release_memory, .. } = serving;
     let (stop, stopped) = watch::channel(false);
     let admin = AdminThread::start(listeners.admin, rest_port(admin), max_connections);
     let rest = rest_port(rest);
@@ -104,7 +107,7 @@ pub async fn serve(listeners: Listeners, serving: Serving, shutdown: impl Future
     let mut inference = JoinSet::new();
     inference.spawn(serve_port(listeners.rest, rest, seats.clone(), stopped.clone()));
     inference.spawn(serve_port(listeners.grpc, grpc, seats, stopped));
-    let trim = tokio::spawn(trim(admission));
+    let trim = tokio::spawn(trim(admission, release_memory));
     shutdown.await;
     stop.send_replace(true);
     let is_drained = timeout(drain_timeout, async { while inference.join_next().await.is_some() {} }).await.is_ok();
@@ -122,14 +125,22 @@ fn rest_port(rest: RestService) -> Port<RestService> {
     Port { handler: Arc::new(rest.clone()), rest: Some(rest) }
 }
 
-/// Gives idle buffers back while there are some; sleeps while there are none.
-async fn trim(admission: Admission) {
+/// Gives idle buffers back while there are some, and then what the allocator keeps; sleeps while there is nothing to give.
+async fn trim(admission: Admission, release_memory: fn()) {
     loop {
-        admission.pool().became_idle().await;
-        while admission.pool().idle_bytes() > 0 {
+        tokio::select! {
+            () = admission.pool().became_idle() => {}
+            () = admission.rose() => {}
+        }
+        loop {
             sleep(TRIM_INTERVAL).await;
             admission.pool().trim();
+            if admission.is_quiet() {
+                break;
+            }
         }
+        // Where it panics there is nothing to be done about it.
+        drop(tokio::task::spawn_blocking(release_memory).await);
     }
 }
 

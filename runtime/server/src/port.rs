@@ -5,9 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
     time::sleep,
 };
@@ -50,33 +51,46 @@ pub(crate) async fn serve_port<H: Handler>(
             _ = stopped.wait_for(|is_stopped| *is_stopped) => break,
         };
         match accepted {
-            Ok((stream, _)) => {
-                let (port, stopped) = (port.clone(), stopped.clone());
-                let Some(seat) = seats.threads.as_ref().map(|threads| threads.seat()) else {
-                    connections.spawn(async move {
-                        connection::serve(stream, port, stopped).await;
-                        drop(permit);
-                    });
-                    continue;
-                };
-                // The socket belongs to the thread that polls it.
-                let Ok(stream) = stream.into_std() else { continue };
-                let handle = seat.handle.clone();
-                let serve = async move {
-                    match TcpStream::from_std(stream) {
-                        Ok(stream) => connection::serve(stream, port, stopped).await,
-                        Err(error) => tracing::warn!(%error, "could not serve a connection"),
-                    }
-                    drop((permit, seat));
-                };
-                connections.spawn_on(serve, &handle);
-            }
+            Ok((stream, _)) => spawn(&mut connections, (stream, permit.ok()), (&port, &seats, &stopped)),
             Err(error) => {
                 tracing::warn!(%error, "could not accept a connection");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+    // Who was connected already may have sent a request.
+    while let (Ok(permit), Some(Ok((stream, _)))) =
+        (Arc::clone(&permits).try_acquire_owned(), listener.accept().now_or_never())
+    {
+        spawn(&mut connections, (stream, Some(permit)), (&port, &seats, &stopped));
+    }
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+/// Serves a connection, with its place among those that may be open.
+fn spawn<H: Handler>(
+    connections: &mut JoinSet<()>,
+    (stream, permit): (TcpStream, Option<OwnedSemaphorePermit>),
+    (port, seats, stopped): (&Port<H>, &Seats, &watch::Receiver<bool>),
+) {
+    let (port, stopped) = (port.clone(), stopped.clone());
+    let Some(seat) = seats.threads.as_ref().map(|threads| threads.seat()) else {
+        connections.spawn(async move {
+            connection::serve(stream, port, stopped).await;
+            drop(permit);
+        });
+        return;
+    };
+    // The socket belongs to the thread that polls it.
+    let Ok(stream) = stream.into_std() else { return };
+    let handle = seat.handle.clone();
+    let serve = async move {
+        match TcpStream::from_std(stream) {
+            Ok(stream) => connection::serve(stream, port, stopped).await,
+            Err(error) => tracing::warn!(%error, "could not serve a connection"),
+        }
+        drop((permit, seat));
+    };
+    connections.spawn_on(serve, &handle);
 }

@@ -71,9 +71,47 @@ pub fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> 
     }
 }
 
+/// The most of an error's text: it may name what a client sent, in gRPC it travels in a head, which clients bound, and nothing is
+/// reserved for it.
+const MAX_MESSAGE_BYTES: usize = 1 << 10;
+
+/// A text for a client, cut where it is longer than anybody reads.
+pub(crate) fn shortened(mut text: String) -> String {
+    if text.len() > MAX_MESSAGE_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_MESSAGE_BYTES));
+        text.push('…');
+    }
+    text
+}
+
+/// The most bytes of a request's id, and of its parameters with their names: they wait with the request, and nothing is reserved for
+/// them.
+const MAX_ID_BYTES: usize = 4 << 10;
+const MAX_PARAMETER_BYTES: usize = 16 << 10;
+
+fn check_sizes(request: &InferRequest) -> Result<(), InferError> {
+    let refuse = |what: &str, bytes: usize, maximum: usize| {
+        let text = format!("{what} {bytes} bytes; the maximum is {maximum}");
+        Err(InferError::InvalidRequest(text))
+    };
+    if request.id.len() > MAX_ID_BYTES {
+        return refuse("the request's id has", request.id.len(), MAX_ID_BYTES);
+    }
+    let bytes_of = |(name, value): (&String, &Parameter)| match value {
+        Parameter::String(text) => name.len().saturating_add(text.len()),
+        _ => name.len(),
+    };
+    let bytes = request.parameters.iter().map(bytes_of).fold(0, usize::saturating_add);
+    if bytes > MAX_PARAMETER_BYTES {
+        return refuse("the request's parameters have", bytes, MAX_PARAMETER_BYTES);
+    }
+    Ok(())
+}
+
 /// Checks what both protocols ask of a decoded request, and takes out the parameters that the protocol itself defines: `timeout`
 /// (microseconds; 0 for none) becomes a part of the deadline, counted from `arrival`.
 pub fn finish_request(mut request: InferRequest, arrival: Instant) -> Result<InferRequest, InferError> {
+    check_sizes(&request)?;
     check_text("the request's id", &request.id)?;
     check_names(request.inputs.iter().map(|input| input.name.as_str()), "input")?;
     check_names(request.outputs.iter().map(String::as_str), "requested output")?;
@@ -325,6 +363,26 @@ mod tests {
         assert!(with_parameter("timeout", Parameter::Uint64(u64::MAX)).unwrap().deadline.is_some());
         assert!(matches!(with_parameter("timeout", Parameter::Int64(-1)), Err(InferError::InvalidRequest(_))));
         assert!(matches!(with_parameter("timeout", Parameter::Double(1.5)), Err(InferError::InvalidRequest(_))));
+    }
+
+    #[test]
+    fn a_long_text_is_shortened_between_characters() {
+        assert_eq!(shortened("short".into()), "short");
+        let long = shortened("ü".repeat(2000));
+        assert!(long.len() <= MAX_MESSAGE_BYTES + 3 && long.ends_with("ü…"));
+        let odd = shortened(format!("x{}", "ü".repeat(2000)));
+        assert!(odd.ends_with("ü…"));
+    }
+
+    #[test]
+    fn what_waits_with_a_request_and_is_not_reserved_is_bounded() {
+        let of = |id: String, parameters| finish_request(InferRequest { id, parameters, ..request() }, Instant::now());
+        assert!(of("x".repeat(MAX_ID_BYTES), Parameters::new()).is_ok());
+        let error = of("x".repeat(MAX_ID_BYTES + 1), Parameters::new()).unwrap_err();
+        assert_eq!(error.to_string(), "the request's id has 4097 bytes; the maximum is 4096");
+        let text = |bytes: usize| Parameters::from([("name".to_owned(), Parameter::String("x".repeat(bytes)))]);
+        assert!(of(String::new(), text(MAX_PARAMETER_BYTES - 4)).is_ok());
+        assert!(matches!(of(String::new(), text(MAX_PARAMETER_BYTES)), Err(InferError::InvalidRequest(_))));
     }
 
     #[test]

@@ -59,6 +59,7 @@ impl Served {
             max_connections: bounds.max_connections,
             io_threads: 2,
             drain_timeout: bounds.drain_timeout,
+            release_memory: || {},
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(serve(listeners, serving, async { drop(stopped.await) }));

@@ -19,7 +19,7 @@ use torchmodel_core::metrics::SendTimer;
 #[derive(Debug, Default)]
 pub(crate) struct AnswerBody {
     pieces: Pieces,
-    /// Dropped with the body: once the last piece was given to the connection, or the client is gone.
+    /// Dropped once the last piece was written, or the client is gone.
     timer: Option<SendTimer>,
 }
 
@@ -53,6 +53,11 @@ impl AnswerBody {
     /// Records the time until the body is dropped.
     pub(super) fn time(&mut self, timer: SendTimer) {
         self.timer = Some(timer);
+    }
+
+    /// What records the time until it is dropped.
+    pub(crate) fn take_timer(&mut self) -> Option<SendTimer> {
+        self.timer.take()
     }
 
     /// All pieces, and what records how long they take.

@@ -23,6 +23,8 @@ use crate::{
     protocol::Limits,
 };
 
+/// Text up to this is read without reserving what joining its pieces takes: only so many are read at one time.
+const MAX_JOINED_BYTES: usize = 1 << 20;
 /// Bytes before a `BYTES` element: its length, u32 little-endian.
 const PREFIX_BYTES: usize = 4;
 
@@ -143,6 +145,11 @@ impl Assembly {
             Some(_) => self.length.map(|length| length.saturating_sub(text.len())),
             None => Some(0),
         };
+        // A string that lies across pieces is joined for a moment.
+        let mut joined = self.reservation.admission().reserve_beside(self.reservation.bytes());
+        if text.len() > MAX_JOINED_BYTES {
+            joined.grow_within(text.len())?;
+        }
         let reader =
             Reader { model: self.head.model.as_str(), limits: self.limits, reservation: &mut self.reservation };
         let plan = Plan::read(&self.head, &text, reader, available)?;

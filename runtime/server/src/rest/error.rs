@@ -6,7 +6,7 @@ use http::{HeaderValue, StatusCode, header};
 use torchmodel_core::{inference::InferError, outcome::Outcome};
 
 use super::answer::Answer;
-use crate::admission::AdmissionError;
+use crate::{admission::AdmissionError, protocol::shortened};
 
 /// Seconds after which a refused client may try again; the queue's own times are much shorter.
 const RETRY_AFTER_S: &str = "1";
@@ -109,7 +109,7 @@ impl RestError {
 
 impl From<RestError> for Answer {
     fn from(error: RestError) -> Self {
-        let mut answer = Self::json(error.status(), &serde_json::json!({ "error": error.message() }));
+        let mut answer = Self::json(error.status(), &serde_json::json!({ "error": shortened(error.message()) }));
         let (name, value) = match error {
             RestError::Infer(InferError::Overloaded(_)) => (header::RETRY_AFTER, RETRY_AFTER_S),
             RestError::UnsupportedEncoding(_) => (header::ACCEPT_ENCODING, "gzip, deflate"),

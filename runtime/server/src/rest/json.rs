@@ -92,6 +92,9 @@ impl ReadError {
     }
 }
 
+/// Longest text of a member that is no tensor's data: what is made of it is not reserved.
+const MAX_MEMBER_BYTES: usize = 256 << 10;
+
 impl<'r> Reader<'r> {
     /// Reads the whole `text`.
     pub(super) fn read<'a>(&mut self, text: &'a Text) -> Result<RequestBody<'a>, InferError> {
@@ -269,6 +272,10 @@ fn set<T: DeserializeOwned>(cursor: &mut Cursor<'_>, slot: &mut Option<T>, field
         cursor.peek_token();
         let start = cursor.position();
         let text = cursor.value()?;
+        if text.len() > MAX_MEMBER_BYTES {
+            let error = format!("it has {} bytes; the maximum is {MAX_MEMBER_BYTES}", text.len());
+            return Err(JsonError::new(error, start).into());
+        }
         Ok(serde_json::from_slice(&text).map_err(|error| foreign(&error, &text, start))?)
     })
 }

@@ -162,6 +162,16 @@ fn answers_that_nobody_reads_hold_no_more_than_the_budget() {
 }
 
 #[test]
+fn refusals_that_nobody_reads_do_not_repeat_what_was_sent() {
+    let server = Server::start();
+    let name = "x".repeat(MAX_REQUEST_BYTES - 4096);
+    let json = format!(r#"{{"inputs":[{{"name":"{name}","datatype":"UINT8","shape":[1],"data":[1]}}]}}"#);
+    let request = head(&format!("content-length: {}\r\n", json.len())) + &json;
+    server.withstands(|| hold(server.rest, 60, |_| request.clone().into_bytes()));
+    server.serves_a_friendly_client();
+}
+
+#[test]
 fn pipelined_requests_whose_answers_nobody_reads_are_not_taken_without_end() {
     let server = Server::start();
     let one = "GET /v2/models/echo HTTP/1.1\r\nhost: x\r\n\r\n";

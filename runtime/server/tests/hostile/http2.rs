@@ -164,6 +164,30 @@ fn answers_without_a_window_hold_no_more_than_the_budget() {
 }
 
 #[test]
+fn names_in_health_checks_that_never_end_hold_nothing() {
+    let watch = block(&[
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/grpc.health.v1.Health/Watch"),
+        (":authority", "x"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ]);
+    let mut request = Vec::new();
+    varint_field(&mut request, 1, &vec![b'x'; 3 << 20]);
+    let body = message(false, request.len(), &request);
+    assert_withstood(|server| {
+        held(&[server.grpc], 2, |connection| {
+            on_streams(50, |stream| {
+                connection.send(&frame(HEADERS, END_HEADERS, stream, &watch))
+                    && send_body(connection, stream, &body)
+                    && connection.send(&frame(DATA, END_STREAM, stream, &[]))
+            })
+        })
+    });
+}
+
+#[test]
 fn rapid_resets_hold_nothing_and_stop_nobody() {
     assert_withstood(|server| {
         for address in both_ports(server) {

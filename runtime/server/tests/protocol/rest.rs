@@ -3,13 +3,14 @@
 use std::{
     fmt::Write as _,
     io::{Read as _, Write as _},
+    time::Duration,
 };
 
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 use torchmodel_core::metrics::Protocol;
 use torchmodel_server::admission::Direction;
@@ -351,5 +352,44 @@ async fn a_stopping_server_answers_what_is_in_flight_and_takes_nothing_new() {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();
     assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    assert!(stopped.await.unwrap(), "everything was answered");
+}
+
+#[tokio::test]
+async fn a_stopping_server_lets_a_slow_client_read_its_answer() {
+    let mut server = Server::start().await;
+    let count = MAX_REQUEST_BYTES / 8;
+    let json = format!(
+        r#"{{"inputs":[{{"name":"input","shape":[{count}],"datatype":"FP32","parameters":{{"binary_data_size":{}}}}}]}}"#,
+        4 * count
+    );
+    // Less than the answer, on both sides of the connection.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 << 10).unwrap();
+    let mut stream = socket.connect(server.rest).await.unwrap();
+    let length = json.len() + 4 * count;
+    let head = format!(
+        "POST /v2/models/vector/infer HTTP/1.1\r\nhost: t\r\ninference-header-content-length: {}\r\ncontent-length: {length}\r\n\r\n",
+        json.len()
+    );
+    let numbers: Vec<u8> = (0..count).flat_map(|_| 1.234_567_8e-30_f32.to_le_bytes()).collect();
+    stream.write_all(&[head.as_bytes(), json.as_bytes(), &numbers].concat()).await.unwrap();
+    let mut answer = vec![0; 1 << 10];
+    stream.read_exact(&mut answer).await.unwrap();
+    let stopped = server.stop();
+    // For longer than a connection without a request is kept.
+    let mut pace = tokio::time::interval(Duration::from_millis(10));
+    for _ in 0..120 {
+        pace.tick().await;
+        let mut more = vec![0; 1 << 10];
+        stream.read_exact(&mut more).await.unwrap();
+        answer.append(&mut more);
+    }
+    let head_bytes = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
+    let head = String::from_utf8_lossy(&answer[..head_bytes]).to_lowercase();
+    let body_bytes: usize =
+        head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap().trim().parse().unwrap();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer.len(), head_bytes + body_bytes);
     assert!(stopped.await.unwrap(), "everything was answered");
 }

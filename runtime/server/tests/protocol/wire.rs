@@ -125,7 +125,7 @@ async fn calls_beyond_the_free_ones_of_a_connection_are_charged_and_streams_beyo
         let mut client = client.clone().ready().await.unwrap();
         held.push(client.send_request(h2_client::request(&[]), false).unwrap());
     }
-    until_held(&server, (100 - 8) * 8192).await;
+    until_held(&server, (100 - 8) * (24 << 10)).await;
     drop(held);
     until_held(&server, 0).await;
 }
