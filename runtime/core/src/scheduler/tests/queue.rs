@@ -202,7 +202,9 @@ fn quick_requests_of_several_threads_run_at_one_time_where_the_plan_has_handles_
         assert_eq!(started.scheduler.queue.depth(), 1, "every handle is in use");
         gate.open();
         assert_eq!(value(wait(fourth)), Ok(4));
-        running.into_iter().for_each(|running| assert_eq!(running.join().unwrap(), Ok(202)));
+        for running in running {
+            assert_eq!(running.join().unwrap(), Ok(202));
+        }
     });
     started.scheduler.close();
     started.scheduler.join();
