@@ -36,7 +36,7 @@ const DEPENDS: &[&str] = &[
     "n = ops.prim.NumToTensor(torch.size(x, 0))\nm = torch.mul(n, x)\nfor i in range(int(m)):\n  x = x + 1",
     "n = ops.prim.NumToTensor(torch.size(x, 0))\nn.add_(x.sum())\nfor i in range(int(n)):\n  x = x + 1",
     "n = ops.prim.NumToTensor(torch.size(x, 0))\nm = torch.mul(x, 2, out=n)\nfor i in range(int(n)):\n  x = x + 1",
-    "if torch.time() > 0.0:\n  x = x @ x",
+    "n = ops.prim.TimePoint()\nif n > 0:\n  x = x @ x",
     "self.w = x",
     "return (self.scaler).forward(x)",
 ];

@@ -161,8 +161,7 @@ fn a_model_whose_time_depends_on_values_never_runs_on_the_submitting_thread() {
             started.await_idle();
             assert!(wait(started.submit(value)).is_ok());
         }
-        let threads = threads.lock().unwrap().clone();
-        threads
+        threads.lock().unwrap().clone()
     };
     let model = || FakeModel::identity("m", DataType::Uint8, &[-1, 1]).cpus(4);
     assert_eq!(run(model().duration_depends_on_values()), vec!["instance-0"; 8]);
