@@ -49,6 +49,9 @@ fn write_methods(text: &mut String, methods: &[MethodInterface]) -> std::fmt::Re
         if method.mutates_inputs {
             writeln!(text, "    writes to its inputs: they are copied for each request")?;
         }
+        if method.duration_depends_on_values {
+            writeln!(text, "    may take longer for other values: it runs on threads of its own, however quick")?;
+        }
     }
     Ok(())
 }
@@ -105,7 +108,7 @@ mod tests {
     #[test]
     fn the_manifest_it_prints_is_a_torchmodel() {
         let json = r#"{"class_name":"M","methods":[{"name":"forward","arguments":[{"name":"x","type":{"kind":"Tensor"},"has_default":false}],
-            "returns":{"kind":"Tensor"},"is_stateful":true,"writes_constants":false,"mutates_inputs":false,"is_random":false}],"parameters":{"count":2,"size_bytes":1234567},
+            "returns":{"kind":"Tensor"},"is_stateful":true,"writes_constants":false,"mutates_inputs":false,"is_random":false,"duration_depends_on_values":true}],"parameters":{"count":2,"size_bytes":1234567},
             "buffers":{"count":0,"size_bytes":0},"parameter_types":["Float"],"constant_devices":[]}"#;
         let facts: ModuleFacts = serde_json::from_str(json).unwrap();
         let text = describe(&facts, "My: Model", &"0".repeat(64));
@@ -129,13 +132,15 @@ mod tests {
             returns: ValueType::Tuple { items: vec![ValueType::Float, table, ValueType::None], names: Vec::new() },
             is_stateful: false,
             mutates_inputs: true,
+            duration_depends_on_values: true,
         };
         let mut text = String::new();
         write_methods(&mut text, &[method]).unwrap();
         let returns = "Tuple[float, Dict[int, Optional[__torch__.State]], None]";
         let expected = format!(
             "methods:\n  forward(texts: List[str], is_fast: bool = default) -> {returns}\n    \
-             writes to its inputs: they are copied for each request\n"
+             writes to its inputs: they are copied for each request\n    \
+             may take longer for other values: it runs on threads of its own, however quick\n"
         );
         assert_eq!(text, expected);
     }
@@ -143,7 +148,7 @@ mod tests {
     #[test]
     fn names_that_are_other_values_in_yaml_stay_names() {
         let json = r#"{"class_name":"M","methods":[{"name":"null","arguments":[{"name":"true","type":{"kind":"Tensor"},"has_default":false}],
-            "returns":{"kind":"Tensor"},"is_stateful":false,"writes_constants":false,"mutates_inputs":false,"is_random":false}],"parameters":{"count":0,"size_bytes":0},
+            "returns":{"kind":"Tensor"},"is_stateful":false,"writes_constants":false,"mutates_inputs":false,"is_random":false,"duration_depends_on_values":false}],"parameters":{"count":0,"size_bytes":0},
             "buffers":{"count":0,"size_bytes":0},"parameter_types":[],"constant_devices":[]}"#;
         let text = describe(&serde_json::from_str(json).unwrap(), "m", &"0".repeat(64));
         let (_, manifest) = text.split_once("\n\n").unwrap();

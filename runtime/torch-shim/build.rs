@@ -2,9 +2,19 @@
 
 use std::{env, path::PathBuf};
 
-const SOURCES: [&str; 7] =
-    ["shim.cpp", "analysis.cpp", "define.cpp", "effects.cpp", "pickle.cpp", "state.cpp", "tensor.cpp"];
-const HEADERS: [&str; 6] = ["shim.h", "analysis.h", "effects.h", "guard.h", "pickle.h", "state.h"];
+const SOURCES: [&str; 9] = [
+    "shim.cpp",
+    "analysis.cpp",
+    "conditions.cpp",
+    "define.cpp",
+    "duration.cpp",
+    "effects.cpp",
+    "pickle.cpp",
+    "state.cpp",
+    "tensor.cpp",
+];
+const HEADERS: [&str; 8] =
+    ["shim.h", "analysis.h", "conditions.h", "duration.h", "effects.h", "guard.h", "pickle.h", "state.h"];
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");

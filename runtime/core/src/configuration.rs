@@ -128,6 +128,7 @@ mod tests {
             returns: ValueType::Tensor,
             is_stateful,
             mutates_inputs: false,
+            duration_depends_on_values: false,
         };
         let machine = Machine { cpus: 2, devices: vec![DeviceKind::Cpu] };
         let plan = ExecutionPlan::of(&Interface { methods: vec![method] }, &config, &machine).unwrap();

@@ -42,6 +42,7 @@ pub struct FakeModel {
     spec: ModelSpec,
     instance: Arc<MakeInstance>,
     cpus: usize,
+    duration_depends_on_values: bool,
 }
 
 struct FakeInstance {
@@ -78,7 +79,8 @@ impl FakeModel {
     pub fn new(name: &str) -> Self {
         let signature = Signature { are_outputs_known: true, ..Signature::default() };
         let instance = instances_of(|_| Ok(Vec::new()));
-        Self { name: name.into(), signature, spec: ModelSpec::default(), instance, cpus: FEW_CPUS }
+        let (spec, cpus, duration_depends_on_values) = (ModelSpec::default(), FEW_CPUS, false);
+        Self { name: name.into(), signature, spec, instance, cpus, duration_depends_on_values }
     }
 
     /// A model that gives its one input `input` back as `output`.
@@ -128,6 +130,12 @@ impl FakeModel {
         Self { cpus, ..self }
     }
 
+    /// Says that values may decide how long it computes.
+    #[must_use]
+    pub fn duration_depends_on_values(self) -> Self {
+        Self { duration_depends_on_values: true, ..self }
+    }
+
     /// Sets the rest of the configuration.
     #[must_use]
     pub fn spec(mut self, change: impl FnOnce(&mut ModelSpec)) -> Self {
@@ -172,6 +180,7 @@ impl FakeModel {
             returns: ValueType::Tensor,
             is_stateful: self.signature.is_stateful,
             mutates_inputs: false,
+            duration_depends_on_values: self.duration_depends_on_values,
         };
         let interface = Interface { methods: vec![method.clone()] };
         let plan = ExecutionPlan::of(&interface, config, &Machine { cpus: self.cpus, devices: vec![DeviceKind::Cpu] })?;

@@ -27,6 +27,8 @@ pub struct MethodInterface {
     pub is_stateful: bool,
     /// Whether it may write to its arguments' memory.
     pub mutates_inputs: bool,
+    /// Whether anything but its arguments' shapes may decide how long it runs.
+    pub duration_depends_on_values: bool,
 }
 
 /// One argument of a method.
@@ -83,6 +85,8 @@ impl Interface {
     pub fn with_state(mut self, name: &str) -> Self {
         for method in self.methods.iter_mut().filter(|method| method.name == name) {
             method.is_stateful = true;
+            // What earlier calls left behind may be of any size.
+            method.duration_depends_on_values = true;
         }
         self
     }

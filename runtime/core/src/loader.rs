@@ -157,6 +157,7 @@ mod tests {
             returns: ValueType::Tensor,
             is_stateful: false,
             mutates_inputs: false,
+            duration_depends_on_values: false,
         };
         let spec = serde_json::json!({
             "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],

@@ -144,10 +144,12 @@ impl ExecutionPlan {
                 .collect()
         };
         let is_on_cpu = *first == DeviceKind::Cpu;
+        // Elsewhere a request's size says nothing about how long it would hold up the thread that submits it.
+        let may_run_inline = is_on_cpu && max_delay.is_zero() && !method.duration_depends_on_values;
         // Whoever says how many instances there are means how much runs at one time; and requests that could share a batch gain more
         // by that.
         let is_shared =
-            is_on_cpu && !writes && config.instances.is_none() && max_batch_size.is_none_or(|size| size <= 1);
+            may_run_inline && !writes && config.instances.is_none() && max_batch_size.is_none_or(|size| size <= 1);
         let spare_handles = if is_shared && machine.cpus >= SPARE_HANDLES_CPUS { machine.cpus / 2 } else { 0 };
         Ok(Self {
             is_stateful,
@@ -166,7 +168,7 @@ impl ExecutionPlan {
             },
             hand_off: HandOff {
                 spin: if machine.cpus > 1 { SPIN } else { Duration::ZERO },
-                inline_below: if is_on_cpu && max_delay.is_zero() { INLINE_BELOW } else { Duration::ZERO },
+                inline_below: if may_run_inline { INLINE_BELOW } else { Duration::ZERO },
             },
         })
     }
@@ -214,6 +216,7 @@ mod tests {
             returns: ValueType::Tensor,
             is_stateful,
             mutates_inputs,
+            duration_depends_on_values: false,
         };
         Interface { methods: vec![method] }
     }
@@ -333,6 +336,22 @@ mod tests {
         assert_eq!(plan(&interface(true, false), "{}", 16, CPU).spare_handles, 0);
         let two = of("{}", 4, CPU);
         assert_eq!(two.handles().collect::<Vec<_>>(), [0, 0, 0]);
+    }
+
+    #[test]
+    fn nothing_runs_inline_where_values_may_decide_how_long_it_takes() {
+        for (duration_depends_on_values, spec, inline_below, spare_handles) in [
+            (false, "{}", INLINE_BELOW, 8),
+            (true, "{}", Duration::ZERO, 0),
+            (true, r#"{"instances": 2}"#, Duration::ZERO, 0),
+            (true, r#"{"batching": {"maxBatchSize": 8}}"#, Duration::ZERO, 0),
+        ] {
+            let mut interface = interface(false, false);
+            interface.methods[0].duration_depends_on_values = duration_depends_on_values;
+            let plan = plan(&interface, spec, 16, CPU);
+            assert_eq!((plan.hand_off.inline_below, plan.spare_handles), (inline_below, spare_handles), "{spec}");
+            assert_eq!(plan.hand_off.spin, SPIN, "what waits is looked for as before");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! once; an instance is driven by one thread at a time; nothing is joined in a `Drop`.
 
 mod batch;
+mod inline;
 mod queue;
 mod runner;
 
@@ -171,10 +172,10 @@ impl Scheduler {
     /// unloaded, `InvalidRequest` when an input lies where the engine cannot read it.
     pub fn submit(&self, inputs: CheckedInputs, deadline: Option<Instant>) -> Result<Reply, InferError> {
         self.check_locations(&inputs)?;
-        let bytes = inputs.tensors.iter().flatten().map(|tensor| tensor.content().size_bytes()).sum();
+        let size_bytes = size_bytes(&inputs);
         let (sink, reply) = exchange(inputs.tensors);
         let waiting = Waiting {
-            payload: PendingRequest { sink, inputs: Vec::new(), size_bytes: bytes },
+            payload: PendingRequest { sink, inputs: Vec::new(), size_bytes },
             rows: inputs.rows,
             key: inputs.key,
             arrived: Instant::now(),
@@ -205,6 +206,7 @@ impl Scheduler {
 
     /// Runs a request on this thread, with an instance that the queue has claimed for it.
     fn run_inline(&self, index: usize, request: Waiting<PendingRequest>) {
+        let started = Instant::now();
         let run = || {
             let Some(seat) = self.seats.get(index) else { return };
             if let Some(runner) = lock(&seat.runner).as_mut() {
@@ -214,6 +216,7 @@ impl Scheduler {
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
             self.queue.report_panic(index);
         }
+        self.queue.learn_inline(started.elapsed());
         self.queue.release(index);
     }
 
@@ -241,6 +244,12 @@ impl Drop for Scheduler {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// Bytes of a request's tensors; `None` where they say nothing about its shapes, since a dimension beside an empty one may be any.
+fn size_bytes(inputs: &CheckedInputs) -> Option<usize> {
+    let sizes = inputs.tensors.iter().flatten().map(|tensor| tensor.content().size_bytes());
+    sizes.map(|size| (size > 0).then_some(size)).sum()
 }
 
 /// The life of an instance's thread after its start.

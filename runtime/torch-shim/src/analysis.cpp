@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <set>
 
+#include "duration.h"
 #include "effects.h"
 
 namespace shim {
@@ -138,13 +139,17 @@ std::string describe(const torch::jit::Module &module) {
     expand(graph);
     collect_devices(graph, devices);
     Effects effects = effects_of(graph, module._ivalue());
+    bool is_stateful = effects.state || effects.constants;
+    // What earlier calls left behind may be of any size.
+    bool depends_on_values = is_stateful || duration_depends_on_values(graph, module._ivalue());
     const auto &schema = method.function().getSchema();
     methods += methods.empty() ? "" : ",";
     methods += "{\"name\":" + quoted(method.name()) + ",\"arguments\":" + arguments_json(schema.arguments(), 1) +
                ",\"returns\":" + (schema.returns().empty() ? "{\"kind\":\"None\"}" : type_json(schema.returns()[0].type())) +
-               ",\"is_stateful\":" + boolean(effects.state || effects.constants) +
+               ",\"is_stateful\":" + boolean(is_stateful) +
                ",\"writes_constants\":" + boolean(effects.constants) +
-               ",\"mutates_inputs\":" + boolean(effects.inputs) + ",\"is_random\":" + boolean(effects.random) + "}";
+               ",\"mutates_inputs\":" + boolean(effects.inputs) + ",\"is_random\":" + boolean(effects.random) +
+               ",\"duration_depends_on_values\":" + boolean(depends_on_values) + "}";
   }
   std::set<std::string> datatypes;
   std::string parameters = sizes_json(module.parameters(), datatypes);

@@ -7,11 +7,12 @@
 
 #include "effects.h"
 
+#include "conditions.h"
+
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/runtime/operator.h>
 
-#include <optional>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -122,8 +123,7 @@ bool is_normalisation(const std::string &name) {
 
 class Analysis {
 public:
-  Analysis(const std::shared_ptr<Graph> &graph, const at::IValue &self) : contents_(3), module_(graph->inputs()[0]), self_(self) {
-    collect_set_names(graph->block());
+  Analysis(const std::shared_ptr<Graph> &graph, const at::IValue &self) : contents_(3), conditions_(graph, self) {
     // What hangs on a region of these three belongs to it.
     for (size_t region : {MODULE, CONSTANTS, INPUTS}) contents_[region].insert(region);
     for (size_t i = 0; i < graph->inputs().size(); ++i) point(graph->inputs()[i], {i == 0 ? MODULE : INPUTS});
@@ -199,68 +199,8 @@ private:
     for (Node *node : block->nodes()) visit(node);
   }
 
-  void collect_set_names(Block *block) {
-    for (Node *node : block->nodes()) {
-      if (node->kind() == c10::prim::SetAttr) set_names_.insert(node->s(c10::attr::name));
-      if (node->hasAttribute(c10::attr::Subgraph)) collect_set_names(node->g(c10::attr::Subgraph)->block());
-      for (Block *inner : node->blocks()) collect_set_names(inner);
-    }
-  }
-
-  // The object that `value` is, when it hangs on the module by attributes that the method does not set.
-  std::optional<at::IValue> object(Value *value) {
-    if (value == module_) return self_;
-    Node *node = value->node();
-    if (node->kind() != c10::prim::GetAttr || set_names_.count(node->s(c10::attr::name)) != 0) return std::nullopt;
-    auto owner = object(node->input());
-    if (!owner || !owner->isObject()) return std::nullopt;
-    return owner->toObjectRef().getAttr(node->s(c10::attr::name));
-  }
-
-  // Branches that the module as it was loaded never takes are not looked at: those of training, such as batch norm's counters,
-  // and those behind flags that the method does not set. (libtorch's own passes would fold them, and drop writes with them that
-  // they take for dead.)
-  std::optional<bool> known(Value *value) {
-    auto [entry, is_new] = known_.emplace(value, std::nullopt);
-    if (is_new) {
-      std::optional<bool> found = known_of(value);
-      known_[value] = found;
-      return found;
-    }
-    return entry->second;
-  }
-
-  std::optional<bool> known_of(Value *value) {
-    Node *node = value->node();
-    switch (node->kind()) {
-    case c10::prim::Constant: {
-      auto constant = torch::jit::toIValue(value);
-      return constant && constant->isBool() ? std::optional<bool>(constant->toBool()) : std::nullopt;
-    }
-    case c10::prim::GetAttr: {
-      auto owner = node->input()->type()->cast<c10::ClassType>();
-      bool is_training = owner && owner->is_module() && node->s(c10::attr::name) == "training";
-      if (is_training) return false;
-      auto found = object(value);
-      return found && found->isBool() ? std::optional<bool>(found->toBool()) : std::nullopt;
-    }
-    case c10::aten::__not__: {
-      auto of = known(node->input(0));
-      return of ? std::optional<bool>(!*of) : std::nullopt;
-    }
-    case c10::prim::If: {
-      auto condition = known(node->input(0));
-      auto then = known(node->blocks()[0]->outputs()[value->offset()]);
-      auto otherwise = known(node->blocks()[1]->outputs()[value->offset()]);
-      if (condition) return *condition ? then : otherwise;
-      return then == otherwise ? then : std::nullopt;
-    }
-    default: return std::nullopt;
-    }
-  }
-
   void branches(Node *node) {
-    auto condition = known(node->input(0));
+    auto condition = conditions_.known(node->input(0));
     for (size_t which = 0; which < 2; ++which) {
       if (condition && *condition != (which == 0)) continue;
       Block *branch = node->blocks()[which];
@@ -410,7 +350,7 @@ private:
     for (size_t i = 0; i < node->inputs().size() && i < schema.arguments().size(); ++i) {
       const auto &name = schema.arguments()[i].name();
       if (name != "training" && name != "train" && name != "use_input_stats") continue;
-      return known(node->input(i)).value_or(true);
+      return conditions_.known(node->input(i)).value_or(true);
     }
     return true;
   }
@@ -447,11 +387,8 @@ private:
 
   std::unordered_map<Value *, Regions> points_to_;
   std::unordered_map<Value *, size_t> made_;
-  std::unordered_map<Value *, std::optional<bool>> known_;
   std::vector<Regions> contents_;
-  Value *module_;
-  at::IValue self_;
-  std::set<std::string> set_names_;
+  Conditions conditions_;
   Effects effects_;
   bool changed_ = false;
 };

@@ -38,7 +38,7 @@ pub struct Sizes {
 
 /// A method and what it does to memory that is not its own.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[expect(clippy::struct_excessive_bools, reason = "four facts that do not hang together")]
+#[expect(clippy::struct_excessive_bools, reason = "five facts that do not hang together")]
 pub struct Method {
     /// Its name.
     pub name: String,
@@ -55,6 +55,9 @@ pub struct Method {
     pub mutates_inputs: bool,
     /// Whether it may draw random numbers, so that two equal calls differ.
     pub is_random: bool,
+    /// Whether anything but its arguments' shapes may decide how long it runs: their values, or earlier calls. False only where that
+    /// is certain.
+    pub duration_depends_on_values: bool,
 }
 
 /// One argument of a method.

@@ -14,6 +14,7 @@ pub fn of(facts: &ModuleFacts) -> Interface {
         returns: value_type(&method.returns),
         is_stateful: method.is_stateful,
         mutates_inputs: method.mutates_inputs,
+        duration_depends_on_values: method.duration_depends_on_values,
     });
     Interface { methods: methods.collect() }
 }

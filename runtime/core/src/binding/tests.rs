@@ -14,8 +14,14 @@ fn argument(name: &str, value_type: ValueType) -> ArgumentInterface {
 }
 
 fn bind(arguments: Vec<ArgumentInterface>, returns: ValueType, spec: &str) -> Result<Binding, String> {
-    let method =
-        MethodInterface { name: "forward".into(), arguments, returns, is_stateful: false, mutates_inputs: false };
+    let method = MethodInterface {
+        name: "forward".into(),
+        arguments,
+        returns,
+        is_stateful: false,
+        mutates_inputs: false,
+        duration_depends_on_values: false,
+    };
     let interface = Interface { methods: vec![method] };
     let spec: ModelSpec = serde_json::from_str(spec).unwrap();
     let config = ModelConfig::check(&spec, Some("m".into())).unwrap();

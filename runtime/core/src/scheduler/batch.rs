@@ -21,8 +21,8 @@ pub struct PendingRequest {
     pub sink: ResponseSink,
     /// Its inputs, once it runs.
     pub inputs: Inputs,
-    /// Bytes of its inputs.
-    pub size_bytes: usize,
+    /// Bytes of its inputs, where they say how much there is to compute.
+    pub size_bytes: Option<usize>,
 }
 
 /// Requests that run together. Made by the runner when it stages them, and held by it until they are answered or tried again in

@@ -14,12 +14,13 @@ use torchmodel_crds::{Failure, FailurePhase, FailureReason};
 use super::{
     SchedulerConfig,
     batch::{PendingRequest, fail_expired},
+    inline::InlineLimit,
 };
 use crate::{
     batcher::{Ahead, Batcher, BatcherConfig, Next, Waiting},
     inference::InferError,
     metrics::ModelMetrics,
-    plan::{ExecutionPlan, HandOff},
+    plan::ExecutionPlan,
     sync::{
         Condvar, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -80,16 +81,14 @@ pub enum Pushed {
 pub struct Queue {
     config: SchedulerConfig,
     limits: BatcherConfig,
-    hand_off: HandOff,
+    spin: Duration,
     state: Mutex<State>,
     /// One for each seat, so that whoever wakes an instance wakes that one.
     wakes: Vec<Condvar>,
     /// Requests pushed so far, for the thread that spins.
     arrivals: AtomicUsize,
-    /// Requests of no more bytes may run on the submitting thread; 0 for none. The warm-up sets it, and each run corrects it.
-    inline_bytes: AtomicUsize,
-    /// Whether operators run on one thread, without which nothing runs inline.
-    is_single_threaded: AtomicBool,
+    /// What may run on the submitting thread. The warm-up sets it, and each run corrects it.
+    inline: InlineLimit,
     has_lost_device: AtomicBool,
 }
 
@@ -106,12 +105,11 @@ impl Queue {
         Self {
             config,
             limits,
-            hand_off,
+            spin: hand_off.spin,
             state: Mutex::new(state),
             wakes,
             arrivals: AtomicUsize::new(0),
-            inline_bytes: AtomicUsize::new(0),
-            is_single_threaded: AtomicBool::new(false),
+            inline: InlineLimit::new(hand_off.inline_below),
             has_lost_device: AtomicBool::new(false),
         }
     }
@@ -159,8 +157,8 @@ impl Queue {
     /// A seat on which the submitter may run `waiting` itself: nothing waits before it, an instance is free, and it will be over
     /// sooner than a thread wakes.
     fn claim(&self, state: &mut State, waiting: &Waiting<PendingRequest>) -> Option<usize> {
-        let limit = self.inline_bytes.load(Ordering::Relaxed);
-        if limit == 0 || waiting.payload.size_bytes > limit || !state.batcher.is_empty() {
+        let limit = self.inline.bytes();
+        if limit == 0 || waiting.payload.size_bytes.is_none_or(|size| size > limit) || !state.batcher.is_empty() {
             return None;
         }
         let is_free = |seat: &SeatState| !seat.is_claimed && seat.is_idle();
@@ -224,7 +222,7 @@ impl Queue {
                 Next::Idle if is_closed => return None,
                 Next::Idle => None,
             };
-            if may_spin && until.is_none() && !state.has_spinner && !self.hand_off.spin.is_zero() {
+            if may_spin && until.is_none() && !state.has_spinner && !self.spin.is_zero() {
                 let seen = self.arrivals.load(Ordering::Acquire);
                 state = self.spin(state, index, seen);
                 // Where another instance was faster, there is traffic still.
@@ -278,7 +276,7 @@ impl Queue {
         state.has_spinner = true;
         drop(state);
         let started = Instant::now();
-        while self.arrivals.load(Ordering::Acquire) == seen && started.elapsed() < self.hand_off.spin {
+        while self.arrivals.load(Ordering::Acquire) == seen && started.elapsed() < self.spin {
             (0..SPINS_PER_LOOK).for_each(|_| std::hint::spin_loop());
             // Whoever brings the next request may need this very processor.
             thread::yield_now();
@@ -338,22 +336,23 @@ impl Queue {
 
     /// What the warm-up found out about running on the submitting thread.
     pub fn set_inline_bytes(&self, warmed: Warmed) {
-        self.is_single_threaded.store(warmed.threads == 1, Ordering::Relaxed);
-        self.inline_bytes.store(warmed.inline_bytes, Ordering::Relaxed);
+        self.inline.set(warmed.inline_bytes, warmed.threads);
     }
 
     /// Corrects what may run inline by how long a request of `size_bytes` took alone.
     pub fn learn_run(&self, size_bytes: usize, elapsed: Duration) {
-        if self.hand_off.inline_below.is_zero() || !self.is_single_threaded.load(Ordering::Relaxed) {
-            return;
-        }
-        let limit = self.inline_bytes.load(Ordering::Relaxed);
-        if elapsed < self.hand_off.inline_below {
-            if size_bytes > limit {
-                self.inline_bytes.store(size_bytes, Ordering::Relaxed);
-            }
-        } else if size_bytes <= limit {
-            self.inline_bytes.store(size_bytes.saturating_sub(1), Ordering::Relaxed);
+        self.inline.learn_run(size_bytes, elapsed);
+    }
+
+    /// Corrects whether anything may by how long a run kept its submitter's thread.
+    pub fn learn_inline(&self, elapsed: Duration) {
+        if self.inline.strike(elapsed) {
+            tracing::info!(
+                model = self.config.model.as_str(),
+                elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+                "a run that was to be quick held up its connection's thread again: from now on every request runs on an instance's \
+                 own thread"
+            );
         }
     }
 

@@ -130,8 +130,10 @@ impl Runner {
             Ok(given) => given,
             Err(error) => return self.sort_out(batch, Step::Finish, &error),
         };
-        if let [only] = batch.requests.as_slice() {
-            self.queue.learn_run(only.payload.size_bytes, batch.started.elapsed());
+        if let [only] = batch.requests.as_slice()
+            && let Some(size_bytes) = only.payload.size_bytes
+        {
+            self.queue.learn_run(size_bytes, batch.started.elapsed());
         }
         let rows: Vec<u64> = batch.requests.iter().map(|waiting| waiting.rows).collect();
         match split_outputs(outputs, &rows) {

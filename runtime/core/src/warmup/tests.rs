@@ -80,6 +80,7 @@ fn warm(engine: &Timed, is_stateful: bool, spec: &str) -> Result<Warmed, Failure
         returns: ValueType::Tensor,
         is_stateful,
         mutates_inputs: false,
+        duration_depends_on_values: false,
     };
     let interface = Interface { methods: vec![method] };
     let spec: ModelSpec = serde_json::from_str(spec).unwrap();

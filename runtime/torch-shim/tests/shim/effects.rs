@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use torch_shim::{Argument, Method, Module, define_classes};
 
 /// A module with a bit of everything, around a `forward` of the test's.
-fn class(body: &str) -> String {
+pub fn class(body: &str) -> String {
     let end = if body.contains("return ") { "" } else { "return x" };
     let body = body.lines().chain([end]).map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n");
     format!(
@@ -61,7 +61,8 @@ fn load(folder: &TempDir, body: &str) -> Module {
     Module::load(&path, Device::Cpu).unwrap()
 }
 
-fn forward(folder: &TempDir, body: &str) -> Method {
+/// What is told of it.
+pub fn forward(folder: &TempDir, body: &str) -> Method {
     load(folder, body).describe().unwrap().method("forward").unwrap().clone()
 }
 

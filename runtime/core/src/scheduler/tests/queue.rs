@@ -138,6 +138,67 @@ fn a_model_that_proved_fast_runs_on_the_submitting_thread() {
 }
 
 #[test]
+fn a_model_whose_time_depends_on_values_never_runs_on_the_submitting_thread() {
+    let run = |model: FakeModel| {
+        let threads: Arc<Mutex<Vec<String>>> = Arc::default();
+        let seen = Arc::clone(&threads);
+        let started = Started::planned(
+            model.compute(move |inputs| {
+                seen.lock().unwrap().push(here());
+                Ok(vec![NamedTensor { name: String::new(), tensor: join(&inputs[0])? }])
+            }),
+            |plan| {
+                plan.threads = Threads::Fixed(1);
+                // On a busy machine any run may take long.
+                if !plan.hand_off.inline_below.is_zero() {
+                    plan.hand_off.inline_below = Duration::from_secs(60);
+                }
+            },
+        );
+        for value in 0..8 {
+            // Whatever a run takes here: to the queue it was over at once.
+            started.scheduler.queue.learn_run(1, Duration::ZERO);
+            started.await_idle();
+            assert!(wait(started.submit(value)).is_ok());
+        }
+        threads.lock().unwrap().clone()
+    };
+    let model = || FakeModel::identity("m", DataType::Uint8, &[-1, 1]).cpus(4);
+    assert_eq!(run(model().duration_depends_on_values()), vec!["instance-0"; 8]);
+    assert!(run(model()).contains(&here()), "others do");
+}
+
+#[test]
+fn a_run_that_held_up_its_submitter_counts_and_the_third_ends_it() {
+    let threads = Arc::default();
+    let started = inline(&threads, &Gate::default());
+    started.scheduler.queue.learn_run(1, Duration::ZERO);
+    for _ in 0..2 {
+        started.scheduler.queue.learn_inline(Duration::from_millis(6));
+    }
+    started.await_idle();
+    assert_eq!(value(wait(started.submit(1))), Ok(1));
+    started.scheduler.queue.learn_inline(Duration::from_millis(6));
+    started.scheduler.queue.learn_run(1, Duration::ZERO);
+    assert_eq!(value(wait(started.submit(2))), Ok(2));
+    assert_eq!(*threads.lock().unwrap(), [here(), "instance-0".to_owned()]);
+}
+
+#[test]
+fn a_request_with_an_empty_tensor_does_not_run_on_the_submitting_thread() {
+    let size_of = |shapes: &[&[i64]]| {
+        let tensor = |shape: &&[i64]| {
+            let count = usize::try_from(shape.iter().product::<i64>()).unwrap();
+            Some(Tensor::new(DataType::Uint8, shape.to_vec(), vec![0; count].into()).unwrap())
+        };
+        size_bytes(&CheckedInputs { tensors: shapes.iter().map(tensor).collect(), rows: 1, key: None })
+    };
+    assert_eq!(size_of(&[&[1, 3], &[2]]), Some(5));
+    assert_eq!(size_of(&[&[1, 3], &[0, 1_000_000_000]]), None);
+    assert_eq!(size_of(&[]), Some(0));
+}
+
+#[test]
 fn what_goes_wrong_on_the_submitting_thread_is_told_as_on_any_other() {
     let threads = Arc::default();
     let started = inline(&threads, &Gate::default());
