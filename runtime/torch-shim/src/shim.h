@@ -61,7 +61,8 @@ struct ShimOutputs;
 
 void shim_string_free(char *text);
 
-// Loads from an open file, read by position: its offset stays where it is, and it is not needed afterwards.
+// Loads from an open file, read by position: its offset stays where it is, and it is not needed afterwards. An archive that claims
+// more than it holds is refused before libtorch believes it (pickle.h).
 int shim_module_load(int file, int device, ShimModule **out, ShimError *error);
 void shim_module_free(ShimModule *module);
 // A copy with weights and attributes of its own that shares compiled code, and with it the constants that the code captured.
