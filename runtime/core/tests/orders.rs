@@ -40,7 +40,8 @@ struct Shape {
     max_queue: u32,
     is_asynchronous: bool,
     is_inline: bool,
-    has_spare_handles: bool,
+    /// With four, threads of submitters get handles of their own.
+    cpus: usize,
     may_spin: bool,
 }
 
@@ -50,7 +51,7 @@ const PLAIN: Shape = Shape {
     max_queue: 8,
     is_asynchronous: false,
     is_inline: false,
-    has_spare_handles: false,
+    cpus: 2,
     may_spin: false,
 };
 
@@ -96,13 +97,13 @@ impl Subject {
             FakeDevice::synchronous(Delays::default())
         };
         let model = FakeModel::identity("m", DataType::Uint8, &[-1, 1]).batching(shape.max_batch_size).on(&device);
-        let model = if shape.has_spare_handles { model.cpus(4) } else { model };
+        let model = model.cpus(shape.cpus);
         let model = model.spec(|spec| {
-            spec.instances = (!shape.has_spare_handles).then_some(shape.instances);
+            spec.instances = (shape.cpus < 4).then_some(shape.instances);
             spec.limits = Some(torchmodel_crds::LimitsSpec { max_queue: Some(shape.max_queue), request_timeout: None });
         });
         let change = |plan: &mut ExecutionPlan| {
-            assert_eq!(plan.spare_handles > 0, shape.has_spare_handles);
+            assert_eq!(plan.spare_handles > 0, shape.cpus == 4);
             plan.threads = Threads::Fixed(1);
             let inline_below = if shape.is_inline { Duration::from_secs(3600) } else { Duration::ZERO };
             // Waiting without a lock is what shuttle cannot tell from doing nothing, so that it is over at once; what is before and
@@ -146,7 +147,7 @@ fn each_shape() -> Vec<Shape> {
         Shape { is_asynchronous: true, max_batch_size: 2, ..PLAIN },
         Shape { is_inline: true, ..PLAIN },
         Shape { is_inline: true, instances: 2, max_batch_size: 2, may_spin: true, ..PLAIN },
-        Shape { is_inline: true, has_spare_handles: true, ..PLAIN },
+        Shape { is_inline: true, cpus: 4, ..PLAIN },
     ]
 }
 
